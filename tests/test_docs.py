@@ -23,7 +23,7 @@ import pytest
 import fapilog
 from fapilog import AuditEvent, AuditEventType, ChainStatus, CompliancePolicy, testing
 from fapilog.core import alerting
-from fapilog.record import chain, containers, errordetails, errors, freezing, values
+from fapilog.record import chain, errordetails, errors, freezing, values
 from fapilog.record.events import PERSONAL
 from tests.doubles.modules import PUBLIC
 from tests.doubles.observed_alerts import finish
@@ -196,17 +196,16 @@ def test_the_table_of_limits_has_the_numbers() -> None:
     """The limits in the reference are those in the code."""
     limits = [row[1] for row in table("reference/record.md", "value")]
     texts = ["8,192 characters", "65,536 characters", "the last 32,768 characters"]
-    assert limits == ["256 KiB", *texts, "500,000", "64", "1,000"]
+    assert limits == ["256 KiB", *texts, "64", "1,000"]
     policy = CompliancePolicy()
     assert (
         policy.max_record_bytes,
         policy.max_text_characters,
         policy.max_message_characters,
         errordetails.MAX_TRACEBACK,
-        containers.MAX_VALUES,
         freezing.MAX_DEPTH,
         values.MAX_TAGS,
-    ) == (256 << 10, 8_192, 65_536, 32_768, 500_000, 64, 1_000)
+    ) == (256 << 10, 8_192, 65_536, 32_768, 64, 1_000)
 
 
 def test_the_table_of_files_is_complete() -> None:

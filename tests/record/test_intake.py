@@ -8,7 +8,7 @@ import sys
 import threading
 from collections import ChainMap, OrderedDict, UserDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from hashlib import sha256
 from types import MappingProxyType
@@ -24,8 +24,9 @@ from fapilog import AuditEvent, AuditEventType, AuditLogLevel, ComplianceLevel
 from fapilog.record import chain
 from fapilog.record.errordetails import described
 from fapilog.record.events import handed_out
-from fapilog.record.intake import LEAST_RECORD, LEAST_TEXT, recorded
-from fapilog.record.values import cut, escaped, original, tags, text
+from fapilog.record.freezing import Walk
+from fapilog.record.intake import LEAST_RECORD, recorded
+from fapilog.record.values import LEAST_TEXT, cut, escaped, original, tags, text
 
 _decode = msgspec.json.Decoder(AuditEvent).decode
 
@@ -147,6 +148,95 @@ def test_texts_are_cut_before_values_are_left_out() -> None:
     assert numbers.metadata["ids"][-1] == "… (500001 values)"
     assert len(numbers.metadata["ids"]) > 16_000
     assert numbers.truncated == ("metadata.ids",)
+
+
+@pytest.mark.parametrize(("max_text", "max_message", "max_record"), [(8_192, 256, 65_536), (1 << 20, 1 << 20, 65_536)])
+def test_any_limit_may_be_the_lowest(max_text: int, max_message: int, max_record: int) -> None:
+    """A message is cut to its own limit where names may be longer, and to the record's where that is shorter."""
+    event = made(message="m" * 500_000, max_text=max_text, max_message=max_message, max_record=max_record)
+    assert event.truncated == ("message",)
+    assert len(event.message) <= max_message
+
+
+def shared(depth: int, container: type = dict) -> Any:
+    """Return containers of two containers each, which are the same one: a tree of twice as many at each level."""
+    found: Any = 0
+    for _ in range(depth):
+        found = {"a": found, "b": found} if container is dict else container((found, found))
+    return found
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        shared(20),
+        shared(60, list),
+        shared(20, tuple),
+        [[] for _ in range(40_000)],
+        [{} for _ in range(40_000)],
+        [set()] * 40_000,
+        [1 << 1000] * 40_000,
+        [MappingProxyType({"a": 1})] * 40_000,
+        ["x" * 300] * 40_000,
+    ],
+    ids=["dicts", "lists", "tuples", "no lists", "no dicts", "no sets", "numbers", "proxies", "texts"],
+)
+def test_no_more_is_read_than_fits(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many values there are, or seem to be, about as many are looked at as a record holds, a few times."""
+    read = 0
+    real = Walk._value
+
+    def counted(walk: Walk, value: Any) -> Any:
+        nonlocal read
+        read += 1
+        return real(walk, value)
+
+    monkeypatch.setattr(Walk, "_value", counted)
+    event = made(metadata={"value": value}, max_record=LEAST_RECORD)
+    assert len(msgspec.json.encode(event)) > LEAST_RECORD // 2
+    assert read < 3 * LEAST_RECORD // 2
+    assert event.truncated[0] == "metadata.value"
+
+
+@dataclass
+class Node:
+    """A node of a tree that knows its parent."""
+
+    parent: "Node | None"
+    children: list["Node"] = field(default_factory=list)
+
+
+def test_a_circle_is_named() -> None:
+    """Each way back into a circle is a short text, which costs nothing: a `repr` would be that of the whole tree."""
+    tree = Node(None)
+    tree.children = [Node(tree) for _ in range(3)]
+    itself: list[Any] = []
+    itself.extend([itself] * 1_000)
+    assert kept(tree)["children"] == [{"parent": "<Node, circular>", "children": []}] * 3
+    assert kept(itself) == ["<list, circular>"] * 1_000
+    assert "<dict, too deep>" in str(kept(shared(65)))
+
+
+def test_a_long_text_that_values_share_is_made_once() -> None:
+    """An object with a long `repr` that stands in a thousand places is asked once."""
+    asked = 0
+
+    class Long:
+        def __repr__(self) -> str:
+            nonlocal asked
+            asked += 1
+            return "x" * 100_000
+
+    assert len(set(kept([Long()] * 1_000)[:100])) == 1
+    assert asked == 1
+
+
+@pytest.mark.parametrize("container", [dict, list, tuple])
+def test_no_text_of_a_container_fills_the_memory(container: type) -> None:
+    """A container whose text would have as many characters as there are atoms is named in its place."""
+    event = made(message=shared(60, container), user_id=[1, {"a": (2,)}])
+    assert event.message == f"<{container.__name__}, too large>"
+    assert event.user_id == "[1, {'a': (2,)}]"
 
 
 @pytest.mark.torture
@@ -307,7 +397,7 @@ def test_what_never_ends_is_cut() -> None:
 
     assert tags(iter(int, 1))[-1] == "… (more than 1000 tags)"
     assert "deeper" in kept(Nested())
-    assert made(metadata={"value": Endless()}).metadata["value"]["…"] == "(more than 500000 values)"
+    assert made(metadata={"value": Endless()}).metadata["value"]["…"] == "(more than 131068 values)"
 
 
 class Endless(Mapping[str, Any]):

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from .._keywords import look_for_typos
-from ..record.intake import FIELDS, LEAST_RECORD, LEAST_TEXT, CommonFields, recorded
+from ..record.intake import FIELDS, LEAST_RECORD, CommonFields, recorded
 from ..record.kinds import AuditEventType, AuditOutcome
 from ..record.parties import Target
-from ..record.values import given_tags, given_text
+from ..record.values import LEAST_TEXT, given_tags, given_text
 
 __all__ = ["Changes", "RowChange", "is_secret", "key_part", "masked", "require_fields"]
 

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from .containers import MAX_BYTES
 from .errors import AuditStorageError
 from .events import FORMAT_VERSION, AuditEvent
 from .formats import decoded, encoded, no_record, printable
@@ -55,7 +56,7 @@ _SEAL: Final = (
 )
 _LONGEST_SEAL: Final = 256
 
-MAX_RECORD_BYTES: Final = 1 << 20
+MAX_RECORD_BYTES: Final = MAX_BYTES
 """The longest record that is stored, and so the most that a reader must hold at once."""
 # More than a seal takes.
 _ROOM: Final = 2 * _LONGEST_SEAL
@@ -168,7 +169,7 @@ def body(event: AuditEvent) -> bytes:
         record = _encode(event)[:-1]
     else:
         record = _as_is(event)
-    return record if record.isascii() and b"\x7f" not in record else printable(record)
+    return printable(record)
 
 
 def storable(event: AuditEvent) -> bytes:

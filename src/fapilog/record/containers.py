@@ -21,8 +21,8 @@ import msgspec
 from .values import UnreadableError, ask
 
 __all__ = [
+    "MAX_BYTES",
     "MAX_INT_BITS",
-    "MAX_VALUES",
     "SCALARS",
     "Found",
     "as_dict",
@@ -35,31 +35,34 @@ __all__ = [
     "sequence_of",
 ]
 
-# More than fit into a record that can be stored.
-MAX_VALUES: Final = 500_000
+# Of the longest record.
+MAX_BYTES: Final = 1 << 20
 # As many as fit into a double, as which other programs read the numbers of JSON.
 MAX_INT_BITS: Final = 1024
 # Types that msgspec converts to text.
 SCALARS: Final = (date, time, timedelta, UUID, Decimal, bytes, bytearray, memoryview)
 
 Found: TypeAlias = tuple[Collection[Any], int]
-"""The values read from a container, a little more than `MAX_VALUES` at most, and how many it has; -1 if unknown."""
+"""The values read from a container, and how many it has; negative if it has more than so many."""
 
-# One more than are kept: in metadata that were cut before, the last value may be the count of the omitted ones.
-_MAX_READ: Final = MAX_VALUES + 1
+# More values than the longest record holds: each takes two bytes at least.
+_MAX_READ: Final = MAX_BYTES // 2
 # To read a container that another thread changes.
 _ATTEMPTS: Final = 20
 # How multi-dicts give all values of a name: Django, Werkzeug and Starlette; multidict (aiohttp); email and wsgiref.
 _ALL_OF_A_NAME: Final = ("getlist", "getall", "get_all")
 
 
-def read_mapping(given: object) -> Found | None:
+# *most*, in all these functions, are the values that are read at most.
+
+
+def read_mapping(given: object, most: int = _MAX_READ) -> Found | None:
     """Read the pairs of a mapping of any kind; return None if *given* is none, or can't be read."""
     kind = type(given)
     if kind is str:
         return None
     try:
-        return ask(mapping_of, given, kind)
+        return ask(mapping_of, given, kind, most)
     except UnreadableError:
         return None
 
@@ -85,78 +88,78 @@ def free_name(name: str, used: Mapping[str, Any], taken: dict[str, int]) -> str:
     return found
 
 
-def _at_most(values: Iterable[Any]) -> Found:
-    read = list(itertools.islice(values, _MAX_READ + 1))
-    return (read, len(read)) if len(read) <= _MAX_READ else (read[:_MAX_READ], -1)
+def _at_most(values: Iterable[Any], most: int) -> Found:
+    read = list(itertools.islice(values, most + 1))
+    return (read, len(read)) if len(read) <= most else (read[:most], -most)
 
 
-def _undisturbed(read: Callable[[Any], Iterable[Any]], given: Any) -> list[Any]:
+def _undisturbed(read: Callable[[Any], Iterable[Any]], given: Any, most: int) -> list[Any]:
     """Read a built-in container, which the interpreter does in one step, unless a finalizer lets other threads run."""
     for _ in range(_ATTEMPTS):
         try:
-            return list(itertools.islice(read(given), _MAX_READ))
+            return list(itertools.islice(read(given), most))
         except RuntimeError:  # it changed meanwhile
             continue
-    return list(itertools.islice(read(given), _MAX_READ))
+    return list(itertools.islice(read(given), most))
 
 
-def items_of(given: dict[Any, Any]) -> Found:
+def items_of(given: dict[Any, Any], most: int) -> Found:
     """Read the pairs that are really in a dict."""
     size = dict.__len__(given)
-    read = _undisturbed(dict.items, given)
-    return read, max(len(read), size) if len(read) == _MAX_READ else len(read)
+    read = _undisturbed(dict.items, given, most)
+    return read, max(len(read), size) if len(read) == most else len(read)
 
 
-def sequence_of(value: Any, kind: type) -> Found | None:
+def sequence_of(value: Any, kind: type, most: int) -> Found | None:
     """Read the values of a list, tuple or set; return None if *value* is none of them."""
     if issubclass(kind, list):
-        read = list.__getitem__(value, slice(_MAX_READ))
+        read = list.__getitem__(value, slice(most))
         if not read and getattr(kind, "__iter__", None) is not list.__iter__:
             # A lazy one, with nothing inside.
-            return _at_most(iter(value))
-        return read, list.__len__(value) if len(read) == _MAX_READ else len(read)
+            return _at_most(iter(value), most)
+        return read, max(len(read), list.__len__(value)) if len(read) == most else len(read)
     if issubclass(kind, tuple):
-        return list(tuple.__getitem__(value, slice(_MAX_READ))), tuple.__len__(value)
+        return list(tuple.__getitem__(value, slice(most))), tuple.__len__(value)
     for base in (set, frozenset):
         if issubclass(kind, base):
-            read = _undisturbed(base.__iter__, value)
-            return read, base.__len__(value) if len(read) == _MAX_READ else len(read)
+            read = _undisturbed(base.__iter__, value, most)
+            return read, max(len(read), base.__len__(value)) if len(read) == most else len(read)
     return None
 
 
-def mapping_of(value: Any, kind: type) -> Found | None:
+def mapping_of(value: Any, kind: type, most: int) -> Found | None:
     """Read the pairs of a mapping of any kind; return None if *value* is none."""
     found: Found | None = None
     if issubclass(kind, dict):
-        found = items_of(value)
+        found = items_of(value, most)
     looks_like_one = hasattr(kind, "keys") and hasattr(kind, "__getitem__") and hasattr(kind, "__len__")
     all_of = next((name for name in _ALL_OF_A_NAME if hasattr(kind, name)), None)
     if looks_like_one and all_of:
-        return _at_most(_multiple(value, getattr(value, all_of)))
+        return _at_most(_multiple(value, getattr(value, all_of), most), most)
     # Its own `items` might raise, or leave out values. A lazy one, with nothing inside, is asked.
     if found is not None and (found[0] or getattr(kind, "items", None) is dict.items):
         return found
     if issubclass(kind, Mapping) or (looks_like_one and hasattr(kind, "items")):
         # In one step, as another thread may change the dict behind a view of it; then the pairs are looked at.
-        read, size = _at_most(value.items())
+        read, size = _at_most(value.items(), most)
         found = [(key, each) for key, each in read], size
     elif looks_like_one:
         # sqlite3.Row, for example, whose iterator yields the values.
-        found = _at_most((key, value[key]) for key in value.keys())  # noqa: SIM118
+        found = _at_most(((key, value[key]) for key in value.keys()), most)  # noqa: SIM118
     elif hasattr(kind, "_mapping") and hasattr(kind, "_fields"):
         # A row of SQLAlchemy, whose attributes are its columns, except for names with an underscore.
-        found = _at_most((key, each) for key, each in value._mapping.items())  # noqa: SLF001
+        found = _at_most(((key, each) for key, each in value._mapping.items()), most)  # noqa: SLF001
     return found
 
 
-def _multiple(value: Any, all_of: Callable[[Any], Iterable[Any]]) -> Iterator[tuple[Any, list[Any]]]:
+def _multiple(value: Any, all_of: Callable[[Any], Iterable[Any]], most: int) -> Iterator[tuple[Any, list[Any]]]:
     # Always a list, as `urllib.parse.parse_qs` has it: one value and two must not have two shapes.
-    for name in dict.fromkeys(itertools.islice(value.keys(), _MAX_READ)):
+    for name in dict.fromkeys(itertools.islice(value.keys(), most + 1)):
         values = all_of(name)
-        yield name, values if type(values) is list else list(itertools.islice(values, _MAX_READ))
+        yield name, values if type(values) is list else list(itertools.islice(values, most + 1))
 
 
-def members_of(value: Any, kind: Any) -> Found | None:
+def members_of(value: Any, kind: Any, most: int) -> Found | None:
     """Read the fields of an object whose class says which it has; return None for any other."""
     if issubclass(kind, msgspec.Struct):
         names = dict(zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True))
@@ -168,10 +171,10 @@ def members_of(value: Any, kind: Any) -> Found | None:
         # Fields that pydantic never dumps are often secrets.
         names = {name: name for name, field in kind.model_fields.items() if not field.exclude}
         extra = value.__pydantic_extra__
-        return _at_most([*((name, _attribute(value, name)) for name in names), *(extra.items() if extra else ())])
+        return _at_most([*((name, _attribute(value, name)) for name in names), *(extra.items() if extra else ())], most)
     else:
         return None
-    return _at_most((label, _attribute(value, name)) for label, name in names.items())
+    return _at_most(((label, _attribute(value, name)) for label, name in names.items()), most)
 
 
 def _attribute(value: object, name: str) -> Any:

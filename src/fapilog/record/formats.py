@@ -93,7 +93,7 @@ def encoded(event: AuditEvent) -> bytes:
 
 def printable(record: bytes) -> bytes:
     r"""Return *record* with the characters that drive a terminal, or end a line, as JSON escapes (`\u0085`)."""
-    return _tricky().sub(_as_escape, record)
+    return record if record.isascii() and b"\x7f" not in record else _tricky().sub(_as_escape, record)
 
 
 def _as_escape(found: re.Match[bytes]) -> bytes:

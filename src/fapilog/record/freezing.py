@@ -1,13 +1,12 @@
 """
 Any object as JSON values that can't be changed.
 
-A walk copies the values that it reads, contains their exceptions, and is bounded in depth and in values.
+A walk copies the values that it reads, contains their exceptions, and is bounded in depth and in bytes.
 """
 
 from __future__ import annotations
 
 import math
-import reprlib
 import sys
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -17,8 +16,8 @@ from typing import Any, Final
 import msgspec
 
 from .containers import (
+    MAX_BYTES,
     MAX_INT_BITS,
-    MAX_VALUES,
     SCALARS,
     Found,
     free_name,
@@ -29,7 +28,7 @@ from .containers import (
     read_mapping,
     sequence_of,
 )
-from .values import FrozenDict, FrozenList, UnreadableError, ask, cut, mark_of, text, unreadable
+from .values import LEAST_TEXT, FrozenDict, FrozenList, UnreadableError, ask, cut, mark_of, name_of, text, unreadable
 
 __all__ = ["MAX_DEPTH", "Walk", "frozen_mapping", "plain"]
 
@@ -108,12 +107,15 @@ class Walk:
         storable: Makes any text and name storable: `text`, or `escaped`. None leaves them as they are.
         max_text: The most characters of a text; longer ones are cut.
         max_name: The most characters of a name in a mapping.
-        max_values: The most values; a count stands in the place of the omitted ones.
+        room: The most bytes of JSON that the values take at the very least: with no character escaped, and with texts
+            cut to `LEAST_TEXT`. A count stands in the place of the omitted values. So the time for a walk is bounded
+            too, whatever holds what how often.
         mark: Returns the length and hash of a text that is cut.
         counts: The `counts` of an earlier walk, through whose result this one goes.
 
     Attributes:
-        values: The number of values met.
+        room: The bytes that are left of it.
+        longest: The characters of the longest text.
         cut: The names of the root, as far as something was cut there.
         counts: How many values the containers had in which some were left out, by the id of the result.
     """
@@ -121,15 +123,16 @@ class Walk:
     __slots__ = (
         "_cuts",
         "_known",
+        "_long",
         "_mark",
         "_max_name",
         "_max_text",
-        "_max_values",
         "_parents",
         "_storable",
         "counts",
         "cut",
-        "values",
+        "longest",
+        "room",
     )
 
     def __init__(
@@ -138,29 +141,35 @@ class Walk:
         *,
         max_text: int = sys.maxsize,
         max_name: int = sys.maxsize,
-        max_values: int = MAX_VALUES,
+        room: int = MAX_BYTES,
         mark: Callable[[str], str] = mark_of,
         counts: Mapping[int, int] | None = None,
     ) -> None:
         self._storable = storable
         self._max_text = max_text
         self._max_name = max_name
-        self._max_values = max_values
         self._mark = mark
         self._known = counts
+        self._long: dict[int, tuple[object, str]] = {}
         self._cuts = 0
         self._parents: list[int] = []
-        self.values: int = 0
+        self.room: int = room
+        self.longest: int = 0
         self.cut: list[str] = []
         self.counts: dict[int, int] = {}
 
     def root(self, given: object) -> FrozenDict:
         """Return *given*, a mapping, as JSON values; if it is none, or can't be read, it is the value of "metadata"."""
-        found = read_mapping(given)
+        found = read_mapping(given, self._most)
         self._parents.append(id(given))
         return self._frozen_dict(([("metadata", given)], 1) if found is None else found, given, self.cut)
 
     # -- containers
+
+    @property
+    def _most(self) -> int:
+        """The most values for which there is room, and one more."""
+        return max(0, self.room) // 2 + 1
 
     def _frozen_dict(self, found: Found, given: object, cuts: list[str] | None = None) -> FrozenDict:
         pairs, size = found
@@ -179,10 +188,12 @@ class Walk:
                 name = self._limited(name, self._max_name)
             if name in frozen:
                 name = free_name(name, frozen, taken)
+            self.room -= 3 + min(len(name), LEAST_TEXT)
             frozen[name] = self._value(value)
             if self._cuts != before and cuts is not None:
                 cuts.append(name)
         if is_whole:
+            self.room -= not frozen
             return FrozenDict(frozen)
         name = free_name("…", frozen, taken)
         if cuts is not None:
@@ -203,6 +214,7 @@ class Walk:
                 is_whole = False
                 break
             add(kept, self._value(each))
+        self.room -= not kept
         if not is_whole:
             add(kept, f"… {_words(size)}")
             self._left_out(kept, size)
@@ -210,7 +222,7 @@ class Walk:
 
     def _is_full(self, number: int, value: object, values: Collection[Any]) -> bool:
         # A last text has no more room than a count in its place has, and may be one.
-        return self.values >= self._max_values and not (number == len(values) and type(value) is str)
+        return self.room <= 0 and not (number == len(values) and type(value) is str)
 
     def _left_out(self, result: object, count: int) -> None:
         self._cuts += 1
@@ -219,10 +231,11 @@ class Walk:
     # -- values
 
     def _value(self, value: Any) -> Any:
-        self.values += 1
+        # The value and a comma, or a bracket.
+        self.room -= 2
         kind = type(value)
         if kind is str:
-            return value if self._storable is None else self._limited(value, self._max_text)
+            return self._text(value)
         if value is None or kind is bool or (kind is int and -_LONG <= value < _LONG):
             return value
         try:
@@ -235,6 +248,8 @@ class Walk:
             return self._text(unreadable(value, error))
 
     def _other(self, value: Any, kind: type) -> Any:
+        if self._long and (long := self._long.get(id(value))) is not None:
+            return self._text(long[1])
         # Not by `isinstance`, which trusts an object's own `__class__`.
         if kind is not dict and kind is not list and issubclass(kind, _LEAVES):
             return self._leaf(value, kind)
@@ -242,13 +257,14 @@ class Walk:
         is_too_deep = len(parents) >= MAX_DEPTH
         if is_too_deep or id(value) in parents:
             self._cuts += is_too_deep
-            return self._text(str.__str__(ask(reprlib.repr, value)))
+            # No `repr`, which may go round in the whole circle, for each value that leads back into it.
+            return self._text(f"<{name_of(kind)}, {'too deep' if is_too_deep else 'circular'}>")
         parents.append(id(value))
         try:
-            if kind is dict:
-                return self._frozen_dict(items_of(value), value)
-            if kind is list:
-                read = value[:MAX_VALUES]
+            if kind is dict or kind is FrozenDict:
+                return self._frozen_dict(items_of(value, self._most), value)
+            if kind is list or kind is FrozenList:
+                read = value[: self._most]
                 return self._frozen_list((read, max(len(read), len(value))), value)
             return self._container(value, kind)
         finally:
@@ -257,12 +273,12 @@ class Walk:
     def _container(self, value: Any, kind: type) -> Any:
         # Reading one of these runs no code of others, and asking costs more than reading.
         is_plain = kind is tuple or kind is set or kind is frozenset
-        shape, found = _read(value, kind) if is_plain else ask(_read, value, kind)
+        shape, found = _read(value, kind, self._most) if is_plain else ask(_read, value, kind, self._most)
         if shape is list:
             return self._frozen_list(found, value)
         if shape is dict:
             return self._frozen_dict(found, value)
-        return self._text(found) if shape is str else self._value(found)
+        return self._text(self._kept(value, found)) if shape is str else self._value(found)
 
     def _leaf(self, value: Any, kind: type) -> Any:
         if issubclass(kind, float):
@@ -271,19 +287,32 @@ class Walk:
         if issubclass(kind, int):
             # Python refuses to make decimal text of very long ones, and most readers of JSON can't take them.
             whole = int.__int__(value)
-            return whole if whole.bit_length() <= MAX_INT_BITS else self._text(hex(whole))
+            bits = whole.bit_length()
+            # A digit has less than four.
+            self.room -= bits // 4
+            return whole if bits <= MAX_INT_BITS else self._text(hex(whole))
         if issubclass(kind, str):
             return self._text(str.__str__(value))
         # Only a class of others has code of others.
-        return self._value(_builtin(value) if kind in SCALARS else ask(_builtin, value))
+        found = _builtin(value) if kind in SCALARS else ask(_builtin, value)
+        return self._text(self._kept(value, found)) if type(found) is str else self._value(found)
+
+    def _kept(self, value: object, found: str) -> str:
+        """Return *found*, the text of *value*; a long one is made once, and not for each value that shares it."""
+        if len(found) > LEAST_TEXT:
+            self._long[id(value)] = value, found
+        return found
 
     # -- texts
 
     def _text(self, given: str) -> str:
+        self.room -= 1 + min(len(given), LEAST_TEXT)
+        self.longest = max(self.longest, len(given))
         return given if self._storable is None else self._limited(given, self._max_text)
 
     def _limited(self, given: str, limit: int) -> str:
-        if self._storable is not None and ("\\ud" in given or not given.isascii()):
+        # A long one may be shared by many values: it is not looked through for each.
+        if self._storable is not None and (len(given) > limit or "\\ud" in given or not given.isascii()):
             given = self._storable(given)
         if len(given) <= limit:
             return given
@@ -291,13 +320,13 @@ class Walk:
         return cut(given, limit, mark=self._mark)
 
 
-def _read(value: Any, kind: type) -> tuple[type, Any]:
+def _read(value: Any, kind: type, most: int) -> tuple[type, Any]:
     """Return what there is in *value*: `list` or `dict` with what was found, `str` with its text, or another value."""
-    if (sequence := sequence_of(value, kind)) is not None:
+    if (sequence := sequence_of(value, kind, most)) is not None:
         return list, sequence
     if issubclass(kind, Enum):
         return Enum, value.value
-    if (mapping := mapping_of(value, kind) or members_of(value, kind)) is not None:
+    if (mapping := mapping_of(value, kind, most) or members_of(value, kind, most)) is not None:
         return dict, mapping
     return str, str.__str__(repr(value))
 
@@ -307,4 +336,4 @@ def _builtin(value: object) -> object:
 
 
 def _words(size: int) -> str:
-    return f"({f'more than {MAX_VALUES}' if size < 0 else size} values)"
+    return f"({f'more than {-size}' if size < 0 else size} values)"

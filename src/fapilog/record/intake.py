@@ -8,25 +8,25 @@ A text that is too long is cut. Its length and hash stand in its place, and `tru
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final, Literal, TypeAlias, TypedDict
 
 import msgspec
 
-from .chain import body
-from .containers import MAX_VALUES, as_dict, read_mapping
+from .containers import as_dict, read_mapping
 from .errordetails import MAX_TRACEBACK, Described, ErrorDetails, described
 from .events import AuditEvent, Draft, in_utc
+from .formats import printable
 from .freezing import Walk, plain
 from .kinds import AuditLogLevel, AuditOutcome, member
 from .options import flag
 from .parties import Actor, Target, actor_parts, target_parts
-from .values import MAX_TAGS, FrozenDict, cut, escaped, given_tags, given_text, mark_of
+from .values import LEAST_TEXT, MAX_TAGS, FrozenDict, cut, escaped, given_tags, given_text, mark_of
 
 __all__ = [
     "FIELDS",
     "LEAST_RECORD",
-    "LEAST_TEXT",
     "TEXT_FIELDS",
     "CommonFields",
     "EventFields",
@@ -40,8 +40,6 @@ __all__ = [
 
 _encode: Final = msgspec.json.Encoder().encode
 
-LEAST_TEXT: Final = 256
-"""The fewest characters to which a text is cut; a hash takes a hundred of them."""
 LEAST_RECORD: Final = 65_536
 """The fewest bytes that hold a record with every text cut to `LEAST_TEXT`, whatever its characters are."""
 
@@ -184,16 +182,17 @@ def recorded(given: dict[str, Any], fields: dict[str, Any], *, limits: tuple[int
     if type(given["message"]) is not str:
         given["message"] = given_text(given["message"])
     taken = _Taken(given, fields, limits)
-    try:
-        event = taken.whole()
-        record = body(event)
-        # No text is too long in a record so short, and none was escaped without a backslash, which JSON doubles.
-        if len(record) <= limits[0] and b"\\\\ud" not in record:
-            return event, record
-    except UnicodeEncodeError:
-        pass
+    # No text is too long in a record so short, nor is that with its characters escaped, which takes six bytes for each.
+    short = min(limits[0], limits[1], limits[2] // 8)
+    if max(taken.least, taken.longest) <= short:
+        with suppress(UnicodeEncodeError):
+            event = taken.whole()
+            record = _encode(event)[:-1]
+            # And none was escaped without a backslash, which JSON doubles.
+            if len(record) <= short and b"\\\\ud" not in record:
+                return event, printable(record)
     event = taken.fitting()
-    return event, body(event)
+    return event, printable(_encode(event)[:-1])
 
 
 class _Taken:
@@ -209,6 +208,8 @@ class _Taken:
         self._values: dict[str, Any] = {}
         self._counts: dict[int, int] = {}
         self._cuts: list[str] = []
+        # The bytes that they take at least, with their texts cut; and the characters of a text, or of all tags.
+        self.least = self.longest = 0
         metadata: dict[str, Any] = {}
         for name, value in fields.items():
             # The most common kind first.
@@ -237,6 +238,7 @@ class _Taken:
             self._error = described(value)
         elif name == "regulatory_tags":
             self._tags = tuple(given_tags(value))
+            self.longest = sum(map(len, self._tags))
             if len(self._tags) > MAX_TAGS:
                 self._cuts.append(name)
         elif name == "changes":
@@ -250,8 +252,10 @@ class _Taken:
     def _as_json(self, name: str, given: Any) -> FrozenDict:
         frozen = plain(given)
         if frozen is None:
-            walk = Walk(max_values=self._max_record // 2)
+            walk = Walk(room=self._max_record)
             frozen = walk.root(given)
+            self.least += self._max_record - walk.room
+            self.longest = max(self.longest, walk.longest)
             self._counts |= walk.counts
             self._cuts += [f"{name}.{each}" for each in walk.cut]
         return frozen
@@ -270,28 +274,38 @@ class _Taken:
         longest = max(self._max_message, self._max_text)
         # Several events are made until one fits.
         self._escaped = functools.cache(escaped)
-        self._mark = functools.cache(mark_of)
-        event = self._cut(longest, MAX_VALUES)
-        if self._fits(event):
+        self._mark_of = functools.cache(mark_of)
+        room = self._max_record
+        if self.least >= room:
+            # The message and escapes need some too.
+            room //= 2
+        elif self._fits(event := self._cut(longest, room)):
             return event
         # First as many values as fit with the shortest texts, then as much of the texts as fit with these values.
-        values = self._max_record // 2
-        while not self._fits(event := self._cut(LEAST_TEXT, values)) and values > 1:
-            values //= 2
-        while longest > LEAST_TEXT:
-            longer = self._cut(longest, values)
-            if self._fits(longer):
-                return longer
-            longest //= 2
+        while not self._fits(event := self._cut(LEAST_TEXT, room)) and room > 1:
+            room //= 2
+        is_cut = self._has_cut
+        sizes = [longest >> times for times in range(longest.bit_length()) if longest >> times > LEAST_TEXT]
+        while sizes and is_cut:
+            middle = len(sizes) // 2
+            if self._fits(longer := self._cut(sizes[middle], room)):
+                event, sizes = longer, sizes[:middle]
+            else:
+                sizes = sizes[middle + 1 :]
         return event
 
-    def _fits(self, event: AuditEvent) -> bool:
-        room = self._max_record - _ROOM
-        # Escapes make the record longer, and take time.
-        return len(_encode(event)) <= room and len(body(event)) <= room
+    def _mark(self, whole: str) -> str:
+        self._has_cut = True
+        return self._mark_of(whole)
 
-    def _cut(self, longest: int, values: int) -> Draft:
+    def _fits(self, event: AuditEvent) -> bool:
+        room, record = self._max_record - _ROOM, _encode(event)
+        # Escapes make the record longer, and take time.
+        return len(record) <= room and len(printable(record)) <= room
+
+    def _cut(self, longest: int, room: int) -> Draft:
         cuts = list(self._cuts)
+        self._has_cut = False
 
         def limited(name: str, whole: str, limit: int, *, keep_end: bool = False) -> str:
             stored = self._escaped(whole)
@@ -318,8 +332,9 @@ class _Taken:
                 message=limited("error.message", message, self._max_message),
                 traceback=limited("error.traceback", traceback, MAX_TRACEBACK, keep_end=True),
             )
-        tags = [limited("regulatory_tags", tag, self._max_text) for tag in self._tags[:values]]
-        if len(self._tags) > values:
+        most = room // LEAST_TEXT
+        tags = [limited("regulatory_tags", tag, self._max_text) for tag in self._tags[:most]]
+        if len(self._tags) > most:
             tags.append(f"… ({len(self._tags)} tags)")
             cuts.append("regulatory_tags")
         for name, given in self._values.items():
@@ -327,7 +342,7 @@ class _Taken:
                 self._escaped,
                 max_text=min(longest, self._max_message),
                 max_name=min(longest, self._max_text),
-                max_values=values,
+                room=room,
                 mark=self._mark,
                 counts=self._counts,
             )

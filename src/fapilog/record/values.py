@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 from .limit import within_limit
 
 __all__ = [
+    "LEAST_TEXT",
     "MAX_TAGS",
     "NO_METADATA",
     "FrozenDict",
@@ -39,6 +40,8 @@ T = TypeVar("T")
 
 # Characters of the name of a class; more are never needed.
 _MAX_NAME: Final = 100
+# The fewest characters to which a text is cut; a hash takes a hundred of them.
+LEAST_TEXT: Final = 256
 # More tags than any event has; an endless iterator must end.
 MAX_TAGS: Final = 1000
 
@@ -121,9 +124,30 @@ def given_text(value: Any) -> str:
     if kind is int and 0 <= value < 1 << 63:
         return str(value)
     try:
-        return str.__str__(ask(str, value))
+        return str.__str__(ask(_of_container if _is_container(kind) else str, value))
     except UnreadableError as error:
         return str(error)
+
+
+# Far more values than any text that is kept shows.
+_MAX_SHOWN: Final = 200_000
+
+
+def _is_container(kind: type) -> bool:
+    return kind is list or kind is dict or kind is tuple or kind is set or kind is frozenset
+
+
+def _of_container(value: Any) -> str:
+    """Return the text of a container; where containers share others, and those again, no memory might hold it."""
+    left, waiting = _MAX_SHOWN, [value]
+    while waiting:
+        container = waiting.pop()
+        inner = [*container, *container.values()] if type(container) is dict else container
+        left -= len(inner)
+        if left < 0:
+            return f"<{name_of(type(value))}, too large>"
+        waiting += [each for each in inner if _is_container(type(each))]
+    return str(value)
 
 
 def name_of(kind: type) -> str:
@@ -162,28 +186,19 @@ def escaped(given: str) -> str:
     A lone surrogate, as `os.fsdecode` makes of a byte that is no UTF-8, becomes `\udcff`. Backslashes in front of it
     are doubled, and so are backslashes in front of the characters `udcff`: no two texts become one. All else stays.
     """
-    if "\\ud" not in given:
-        try:
-            given.encode()
-        except UnicodeEncodeError:
-            pass
-        else:
-            return given
-    return _escapable().sub(_escape, given)
+    if "\\" in given:
+        # With a call for each, a text full of them would take seconds.
+        parts = _doubled().split(given)
+        parts[1::2] = [slashes * 2 for slashes in parts[1::2]]
+        given = "".join(parts)
+    return given.encode("utf-8", "backslashreplace").decode()
 
 
 @cache
-def _escapable() -> re.Pattern[str]:
-    # Lone surrogates, and all backslashes: where some stand in front of a lone surrogate, or of the characters that its
-    # escape has, the second group is there. Possessive and always a match, so that every backslash is looked at once.
-    return re.compile(r"(\\++)(?=(ud[89a-f][0-9a-f]{2}|[\ud800-\udfff])?)|[\ud800-\udfff]")
-
-
-def _escape(found: re.Match[str]) -> str:
-    slashes, behind = found.groups()
-    if slashes is None:
-        return f"\\u{ord(found[0]):04x}"
-    return slashes if behind is None else slashes * 2
+def _doubled() -> re.Pattern[str]:
+    # All backslashes in front of a lone surrogate, or of the characters that its escape has. Possessive, and only from
+    # the first of them, so that every backslash is looked at once.
+    return re.compile(r"(?<!\\)(\\++)(?=ud[89a-f][0-9a-f]{2}|[\ud800-\udfff])")
 
 
 def original(stored: str) -> str:
