@@ -18,11 +18,11 @@ _LOOKS = {dis.opmap.get(name) for name in ("CALL", "CALL_KW", "CALL_FUNCTION_EX"
 @contextmanager
 def interrupted_at(number: int, place: Path, call: Callable[[], object]) -> Iterator[None]:
     """Make *call* before the line of that *number* that this thread runs in the file or the directory *place*."""
-    left = number
+    left, ours = number, str(place)
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
         nonlocal left
-        if not frame.f_code.co_filename.startswith(str(place)):
+        if not frame.f_code.co_filename.startswith(ours):
             return None
         left -= event == "line"
         if not left:
@@ -75,12 +75,12 @@ def moments(place: Path, error: Callable[[], BaseException]) -> Iterator[Abstrac
 @contextmanager
 def _raising_at(number: int, place: Path, error: Callable[[], BaseException]) -> Iterator[None]:
     """Raise *error* at the moment of that *number* at which this thread may run a signal handler in *place*."""
-    left = number
+    left, ours = number, str(place)
     before: dict[FrameType, int | None] = {}
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
         nonlocal left
-        if not frame.f_code.co_filename.startswith(str(place)):
+        if not frame.f_code.co_filename.startswith(ours):
             return None
         if event == "call":
             frame.f_trace_opcodes = True
