@@ -274,8 +274,9 @@ class Walk:
             return whole if whole.bit_length() <= MAX_INT_BITS else self._text(hex(whole))
         if issubclass(kind, str):
             return self._text(str.__str__(value))
-        # Only a class of others has code of others.
-        return self._value(_builtin(value) if kind in SCALARS else ask(_builtin, value))
+        # Only a class, or a time zone, of others has code of others.
+        is_ours = kind in SCALARS and getattr(value, "tzinfo", None) is None
+        return self._value(_builtin(value) if is_ours else ask(_builtin, value))
 
     # -- texts
 
