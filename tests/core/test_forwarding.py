@@ -396,6 +396,21 @@ async def test_an_alert_that_is_interrupted_holds_up_no_other() -> None:
         assert [report.event.message for report in rig.reports].count("1") in {1, 2}
 
 
+async def test_an_alert_that_is_interrupted_waits_for_no_other() -> None:
+    """Wherever a signal handler raises while an alert is received, it is sent, and not with the next one only."""
+    for moment in moments(Path(_forwarding.__file__), TimeUp):
+        rig = Rig(Dispatcher())
+        async with rig:
+            try:
+                with moment:
+                    rig.send(1)
+            except TimeUp:
+                if not rig.outstanding.all():
+                    rig.send(1)  # as the trail does, where it was not received
+            await rig.background.settle()
+            assert rig.outcomes == {"1": "dispatched"}
+
+
 async def test_idle_then_failure_then_success() -> None:
     """Nothing of an alert outlives its turn: after a failure and a pause, the next is sent once, as itself."""
     async with Rig(dispatcher := Dispatcher(on_1=ValueError("v")), concurrency=1) as rig:

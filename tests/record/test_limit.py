@@ -1,6 +1,7 @@
 """Questions to objects of others that are never answered."""
 
 import gc
+import logging
 import os
 import signal
 import subprocess
@@ -9,12 +10,14 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from datetime import datetime, time, timedelta, tzinfo
 from typing import Any
 
 import pytest
 
-from fapilog import AuditEvent
+from fapilog import AuditEvent, AuditTrail, MemoryStorage
 from fapilog.core.audit import AuditEventType
+from fapilog.integrations.logging import AuditHandler
 from fapilog.record import limit, values
 from fapilog.record.freezing import frozen_mapping
 from fapilog.record.limit import TookTooLongError, within_limit
@@ -131,6 +134,59 @@ def test_tags_and_texts_that_never_end_are_left() -> None:
     assert given_tags(Endless()) == ["<Endless, unreadable: TookTooLongError>"]
     _join_watcher()
     assert given_text(Endless()) == "<Endless, unreadable: TookTooLongError>"
+
+
+class EndlessZone(tzinfo):
+    def utcoffset(self, _: datetime | None) -> timedelta:
+        return timedelta(len(repr(Endless())))
+
+    dst = utcoffset
+
+    def tzname(self, _: datetime | None) -> str:
+        return repr(Endless())
+
+
+class EndlessTruth:
+    __bool__ = Endless.__repr__
+
+
+class EndlessHash:
+    __hash__ = Endless.__repr__  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return "hash"
+
+
+@pytest.mark.parametrize("value", [datetime(2026, 3, 1, tzinfo=EndlessZone()), time(1, tzinfo=EndlessZone())])
+def test_a_time_zone_that_never_answers_is_left(value: object) -> None:
+    """A time whose zone never says its offset is stored as unreadable."""
+    name = type(value).__name__
+    assert frozen_mapping({"a": value}) == {"a": f"<{name}, unreadable: TookTooLongError>"}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"occurred": datetime(2026, 3, 1, tzinfo=EndlessZone())},
+        {"contains_pii": EndlessTruth()},
+        {"log_level": EndlessHash()},
+        {"outcome": EndlessHash()},
+    ],
+    ids=lambda given: next(iter(given)),
+)
+def test_members_that_never_end_are_refused(given: dict[str, Any]) -> None:
+    """A time, a flag or a level whose code never returns is refused like any other that is none."""
+    with pytest.raises((TypeError, ValueError), match=f"^{next(iter(given))}: expected "):
+        AuditTrail(storage=MemoryStorage()).sync.log_event(AuditEventType.DATA_ACCESS, "m", **given)
+
+
+def test_an_argument_of_a_line_that_never_ends_is_left() -> None:
+    """A line of the log whose argument never becomes text is stored with its format."""
+    trail = AuditTrail(storage=MemoryStorage())
+    handler = AuditHandler(trail, level="info")
+    handler.emit(logging.LogRecord("app", logging.ERROR, "", 1, "user %s", (Endless(),), None))
+    handler.close()
+    assert [event.message for event in trail.sync.get_events()] == ["user %s"]
 
 
 def test_a_question_within_a_question_has_no_limit_of_its_own() -> None:

@@ -130,6 +130,8 @@ class AlertForwarder:
                 if pending is not None:
                     self._outstanding.remove(pending)
                 self._receive(Pending(sender, Alert(event, severity, channel), self._clock()))
+            # Or before its task was started.
+            self._start_next()
             raise
         finally:
             self._outstanding.announced(event.event_id)

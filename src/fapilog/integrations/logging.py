@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ..record.values import given_text
+from ..record.values import UnreadableError, ask, given_text
 from ._backlog import Waiting
 from ._logrecords import AUDIT, Recording, level_number, read
 
@@ -109,13 +109,15 @@ def _given(record: logging.LogRecord) -> object:
 
 def _message(record: logging.LogRecord) -> str:
     try:
-        message = record.getMessage()
-        # loguru puts the traceback behind the message, unless its format is a function, and the values of variables
-        # into it: https://loguru.readthedocs.io/en/stable/api/logger.html#loguru._logger.Logger.add. The event has the
-        # exception itself.
-        traceback = _TRACEBACK.search(message) if record.exc_info and hasattr(record, "extra") else None
-        return message if traceback is None else message[: traceback.start()]
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException:  # arguments that do not fit, or can't be read: the event is not lost by that
+        return ask(_formatted, record)
+    except UnreadableError:  # arguments that do not fit, or can't be read: the event is not lost by that
         return given_text(record.msg)
+
+
+def _formatted(record: logging.LogRecord) -> str:
+    message = record.getMessage()
+    # loguru puts the traceback behind the message, unless its format is a function, and the values of variables into
+    # it: https://loguru.readthedocs.io/en/stable/api/logger.html#loguru._logger.Logger.add. The event has the exception
+    # itself.
+    traceback = _TRACEBACK.search(message) if record.exc_info and hasattr(record, "extra") else None
+    return message if traceback is None else message[: traceback.start()]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from datetime import date, time, timedelta
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import Any, Final, TypeAlias
@@ -40,7 +40,7 @@ MAX_BYTES: Final = 1 << 20
 # As many as fit into a double, as which other programs read the numbers of JSON.
 MAX_INT_BITS: Final = 1024
 # Types that msgspec converts to text.
-SCALARS: Final = (date, time, timedelta, UUID, Decimal, bytes, bytearray, memoryview)
+SCALARS: Final = (datetime, date, time, timedelta, UUID, Decimal, bytes, bytearray, memoryview)
 
 Found: TypeAlias = tuple[Collection[Any], int]
 """The values read from a container, and how many it has; negative if it has more than so many."""

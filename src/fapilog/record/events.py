@@ -16,6 +16,7 @@ from msgspec.structs import force_setattr
 from .errordetails import ErrorDetails
 from .freezing import frozen_mapping
 from .kinds import AuditEventType, AuditLogLevel, AuditOutcome, ComplianceLevel, member
+from .limit import within_limit
 from .parties import Actor, Target, storable
 from .privacy import Discreet
 from .values import NO_METADATA, FrozenDict, kind_of, name_of, tags, text
@@ -315,10 +316,7 @@ def in_utc(name: str, given: object, *, is_bound: bool = False) -> datetime:
         raise TypeError(f"{name}: expected a datetime with a time zone; got {kind_of(given)}")
     time: Any = given
     try:
-        # Of a subclass, the time that it is and not the one that its methods make. Without an offset, `astimezone`
-        # would take the zone of this machine.
-        if datetime.utcoffset(time) is not None:
-            return datetime.fromisoformat(datetime.isoformat(datetime.astimezone(time, UTC))).replace(tzinfo=UTC)
+        found = within_limit(_in_utc, time)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
@@ -327,7 +325,17 @@ def in_utc(name: str, given: object, *, is_bound: bool = False) -> datetime:
             return end.replace(tzinfo=UTC)
         kind = name_of(type(error))
         raise ValueError(f"{name}: expected a time that there is in UTC; asking for it raised {kind}") from None
-    raise ValueError(f"{name}: expected a datetime with a time zone; got one without")
+    if found is None:
+        raise ValueError(f"{name}: expected a datetime with a time zone; got one without")
+    return found
+
+
+def _in_utc(time: datetime) -> datetime | None:
+    # Of a subclass, the time that it is and not the one that its methods make. Without an offset, `astimezone` would
+    # take the zone of this machine.
+    if datetime.utcoffset(time) is None:
+        return None
+    return datetime.fromisoformat(datetime.isoformat(datetime.astimezone(time, UTC))).replace(tzinfo=UTC)
 
 
 _DATA_TYPES: Final = {

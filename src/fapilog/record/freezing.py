@@ -293,15 +293,10 @@ class Walk:
             return whole if bits <= MAX_INT_BITS else self._text(hex(whole))
         if issubclass(kind, str):
             return self._text(str.__str__(value))
-        # Only a class of others has code of others.
-        found = _builtin(value) if kind in SCALARS else ask(_builtin, value)
+        # Only a class, or a time zone, of others has code of others.
+        is_ours = kind in SCALARS and getattr(value, "tzinfo", None) is None
+        found = _builtin(value) if is_ours else ask(_builtin, value)
         return self._text(self._kept(value, found)) if type(found) is str else self._value(found)
-
-    def _kept(self, value: object, found: str) -> str:
-        """Return *found*, the text of *value*; a long one is made once, and not for each value that shares it."""
-        if len(found) > LEAST_TEXT:
-            self._long[id(value)] = value, found
-        return found
 
     # -- texts
 

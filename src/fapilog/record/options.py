@@ -8,11 +8,12 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from .annotations import imported_later
-from .values import kind_of, one_of
+from .values import UnreadableError, ask, kind_of, one_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -286,12 +287,7 @@ def flag(name: str, value: object) -> bool:
     """
     if value is True or value is False:
         return value
-    refusal = TypeError(f"{name}: expected a bool; got {kind_of(value)}")
-    if issubclass(type(value), str | bytes):
-        raise refusal
-    try:
-        return bool(value)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException:
-        raise refusal from None
+    if not issubclass(type(value), str | bytes):
+        with suppress(UnreadableError):
+            return ask(bool, value)
+    raise TypeError(f"{name}: expected a bool; got {kind_of(value)}")
