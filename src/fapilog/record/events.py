@@ -16,6 +16,7 @@ from msgspec.structs import force_setattr
 from .errordetails import ErrorDetails
 from .freezing import frozen_mapping
 from .kinds import AuditEventType, AuditLogLevel, AuditOutcome, ComplianceLevel, member
+from .limit import within_limit
 from .parties import Actor, Target, storable
 from .privacy import Discreet
 from .values import NO_METADATA, FrozenDict, kind_of, name_of, tags, text
@@ -218,7 +219,9 @@ class AuditEvent(_Record, frozen=True, kw_only=True, tag=FORMAT_VERSION):
             force_setattr(self, "metadata", frozen_mapping(self.metadata) or NO_METADATA)
         if type(self.changes) is not FrozenDict:
             force_setattr(self, "changes", frozen_mapping(self.changes) or NO_METADATA)
-        if self.regulatory_tags or self.truncated or type(self.regulatory_tags) is not tuple:
+        # An object of others is not asked whether it is empty.
+        given, cuts = self.regulatory_tags, self.truncated
+        if type(given) is not tuple or type(cuts) is not tuple or given or cuts:
             force_setattr(self, "regulatory_tags", tags(self.regulatory_tags))
             force_setattr(self, "truncated", tags(self.truncated))
 
@@ -315,10 +318,7 @@ def in_utc(name: str, given: object, *, is_bound: bool = False) -> datetime:
         raise TypeError(f"{name}: expected a datetime with a time zone; got {kind_of(given)}")
     time: Any = given
     try:
-        # Of a subclass, the time that it is and not the one that its methods make. Without an offset, `astimezone`
-        # would take the zone of this machine.
-        if datetime.utcoffset(time) is not None:
-            return datetime.fromisoformat(datetime.isoformat(datetime.astimezone(time, UTC))).replace(tzinfo=UTC)
+        found = within_limit(_in_utc, time)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
@@ -327,7 +327,17 @@ def in_utc(name: str, given: object, *, is_bound: bool = False) -> datetime:
             return end.replace(tzinfo=UTC)
         kind = name_of(type(error))
         raise ValueError(f"{name}: expected a time that there is in UTC; asking for it raised {kind}") from None
-    raise ValueError(f"{name}: expected a datetime with a time zone; got one without")
+    if found is None:
+        raise ValueError(f"{name}: expected a datetime with a time zone; got one without")
+    return found
+
+
+def _in_utc(time: datetime) -> datetime | None:
+    # Of a subclass, the time that it is and not the one that its methods make. Without an offset, `astimezone` would
+    # take the zone of this machine.
+    if datetime.utcoffset(time) is None:
+        return None
+    return datetime.fromisoformat(datetime.isoformat(datetime.astimezone(time, UTC))).replace(tzinfo=UTC)
 
 
 _DATA_TYPES: Final = {
@@ -348,12 +358,13 @@ _TEXTS: Final = {
 }
 
 
-_PLAIN: Final = {str, type(None)}
+# Not the classes: a metaclass may have a `__hash__`.
+_PLAIN: Final = frozenset(map(id, (str, type(None))))
 
 
 def _is_plain(event_id: str, message: str, *others: str | None) -> bool:
     """Return whether all are certainly texts that UTF-8 can carry; all but the first two may be None."""
     # A subclass of str, as a template engine has, is no text to msgspec.
-    if type(event_id) is not str or type(message) is not str or not _PLAIN.issuperset(map(type, others)):
+    if type(event_id) is not str or type(message) is not str or not _PLAIN.issuperset(map(id, map(type, others))):
         return False
     return "".join([event_id, message, *filter(None, others)]).isascii()

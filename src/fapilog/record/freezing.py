@@ -36,6 +36,8 @@ __all__ = ["MAX_DEPTH", "Walk", "frozen_mapping", "plain"]
 MAX_DEPTH: Final = 64
 _LONG: Final = 1 << 63
 _LEAVES: Final = (float, int, str, *SCALARS)
+# Not the classes: compared with another one, its metaclass may have an `__eq__`.
+_OURS: Final = frozenset(map(id, SCALARS))
 # The most values of metadata that count as small, and are copied without a `Walk`.
 _MAX_PLAIN: Final = 64
 _encode: Final = msgspec.json.Encoder().encode
@@ -294,7 +296,7 @@ class Walk:
         if issubclass(kind, str):
             return self._text(str.__str__(value))
         # Only a class of others has code of others.
-        found = _builtin(value) if kind in SCALARS else ask(_builtin, value)
+        found = _builtin(value) if id(kind) in _OURS else ask(_builtin, value)
         return self._text(self._kept(value, found)) if type(found) is str else self._value(found)
 
     def _kept(self, value: object, found: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from enum import Enum
 from functools import cache
 from typing import Any, Final, Self, TypeVar, cast
@@ -169,12 +170,11 @@ def member(kind: type[E], value: object, name: str) -> E:
     # Of a subclass of str, an enum of the application for example, the text that it is. Not by `isinstance`, which
     # trusts an object's own `__class__`.
     given = given_text(value) if issubclass(type(value), str) else value
-    try:
-        return kind(given)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException:
-        values = {str(each.value): each for each in kind}
+    # Any other value would be asked for its hash, whether it equals a member, and for its `repr`.
+    if type(given) is str or type(given) is int:
+        with suppress(ValueError):
+            return kind(given)
+    values = {str(each.value): each for each in kind}
     found = values.get(given.lower()) if type(given) is str else None
     if found is None and kind is AuditLogLevel and type(given) is int:
         found = cast("E | None", _STANDARD.get(given))

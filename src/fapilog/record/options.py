@@ -12,7 +12,7 @@ from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from .annotations import imported_later
-from .values import kind_of, one_of
+from .values import UnreadableError, ask, kind_of, one_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -290,8 +290,6 @@ def flag(name: str, value: object) -> bool:
     if issubclass(type(value), str | bytes):
         raise refusal
     try:
-        return bool(value)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException:
+        return ask(bool, value)
+    except UnreadableError:
         raise refusal from None
