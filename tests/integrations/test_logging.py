@@ -73,6 +73,24 @@ def stored(trail: AuditTrail, *handlers: AuditHandler) -> list[AuditEvent]:
     return trail.sync.get_events(limit=100_000)[::-1]
 
 
+class Unreadable(dict[str, Any]):
+    """A mapping that raises whatever it is asked."""
+
+    def _raise(self, *_: object) -> Any:
+        raise RuntimeError
+
+    keys = items = __iter__ = __getitem__ = __len__ = __hash__ = __eq__ = _raise  # type: ignore[assignment]
+    __class__ = property(_raise)
+
+
+def test_fields_that_cannot_be_read_lose_no_event(trail: AuditTrail, handler: AuditHandler) -> None:
+    """A call whose fields, or whose metadata, are a mapping that raises is stored with what is really in it."""
+    fields = Unreadable(user_id="alice", metadata=Unreadable(tenant=7), changes=Unreadable(role=("a", "b")))
+    log.warning("changed", extra={"audit": fields})
+    (event,) = stored(trail, handler)
+    assert (event.user_id, event.metadata["tenant"], event.changes) == ("alice", 7, {"role": ["a", "b"]})
+
+
 @pytest.mark.parametrize(
     ("level", "extra", "expected"),
     [

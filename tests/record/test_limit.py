@@ -10,18 +10,77 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from datetime import datetime, time, timedelta, tzinfo
+from contextlib import suppress
+from datetime import UTC, datetime, time, timedelta, tzinfo
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from fapilog import AuditEvent, AuditTrail, MemoryStorage
-from fapilog.core.audit import AuditEventType
 from fapilog.integrations.logging import AuditHandler
 from fapilog.record import limit, values
 from fapilog.record.freezing import frozen_mapping
+from fapilog.record.intake import recorded
+from fapilog.record.kinds import AuditEventType, AuditLogLevel, member
 from fapilog.record.limit import TookTooLongError, within_limit
 from fapilog.record.values import given_tags, given_text
+
+CALLS = ["__eq__", "__hash__", "__repr__", "__getattribute__", "__bool__", "__len__", "__iter__", "__str__", "__dir__"]
+OF_CLASSES = ["__instancecheck__", "__subclasscheck__", "__or__", "__ror__"]
+BASES: list[tuple[type, Any]] = [
+    (object, None),
+    *((str, "é"), (bytes, b"a"), (int, 7), (float, 0.5), (list, ["a"]), (dict, {"id": 1}), (tuple, (1,)), (set, {1})),
+    *(
+        (Decimal, "1.5"),
+        (datetime, (2026, 3, 1, 0, 0, 0, 0, UTC)),
+        (ValueError, "x"),
+        (ExceptionGroup, ("x", [OSError()])),
+    ),
+    *((OrderedDict, {"type": 1}), (Exception, "x")),
+]
+
+
+def spied(base: type, outside: list[str]) -> type:
+    """Return a class like *base* that notes which of its methods, and its metaclass', are called outside the border."""
+
+    def noting(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(self: object, *more: Any) -> Any:
+            if threading.get_ident() not in limit._open:
+                outside.append(name)
+            return real(self, *more)
+
+        return call
+
+    of_class = {name: noting(f"metaclass {name}", getattr(type, name, bool)) for name in [*CALLS, *OF_CLASSES]}
+    members = {name: noting(name, getattr(base, name)) for name in CALLS if hasattr(base, name)}
+    lies = {"__class__": property(noting("__class__", type)), "__bool__": noting("__bool__", lambda _: True)}
+    spying: Callable[..., type] = type("Spying", (type,), of_class)
+    return spying("Spied", (base,), members | lies)
+
+
+@pytest.mark.parametrize(("base", "given"), BASES, ids=lambda each: each.__name__ if isinstance(each, type) else "")
+def test_nothing_is_asked_without_a_limit(base: type, given: Any) -> None:
+    """No method of a class of others, or of its metaclass, is called but by a question, whatever is recorded."""
+    outside: list[str] = []
+    kind = spied(base, outside)
+    several = type(given) is tuple and base is not tuple
+    value = kind() if given is None else kind(*given) if several else kind(given)
+    outside.clear()
+    names = ["message", "reason", "user_id", "actor", "target", "changes", "metadata", "regulatory_tags", "strange"]
+    checked = ["log_level", "outcome", "occurred", "contains_pii", "event_id"]
+    found = [*[{name: value} for name in [*names, "error"]], {"metadata": {"a": value, "b": [value, kind]}}]
+    for fields in [*found, *[{name: value} for name in checked]]:
+        known = {"event_type": AuditEventType.DATA_ACCESS, "message": "", "log_level": AuditLogLevel.INFO}
+        known |= {"message": value} if "message" in fields else {}
+        with suppress(TypeError, ValueError):
+            recorded(known, fields, limits=(8_192, 65_536, 262_144))
+        if "strange" not in fields and "error" not in fields:
+            with suppress(TypeError, ValueError):
+                AuditEvent(**known | fields)
+    with suppress(ValueError):
+        member(AuditEventType, value, "event_type")
+    assert not outside
 
 
 @pytest.fixture(autouse=True)

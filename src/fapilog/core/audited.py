@@ -135,7 +135,8 @@ class Audited:
         fields = dict(self._fields)
         seconds = round(time.monotonic() - (self._begun or 0.0), 6)
         outcome, words, level = AuditOutcome.SUCCESS, "succeeded", AuditLogLevel.INFO
-        if isinstance(error, PermissionError):
+        # Not by `isinstance`, which asks an exception for its `__class__`.
+        if issubclass(type(error), PermissionError):
             outcome, words, level = AuditOutcome.DENIED, "was denied", AuditLogLevel.WARNING
         elif error is not None:
             outcome, words, level = AuditOutcome.FAILURE, "failed", AuditLogLevel.ERROR

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import Any, Final
 
 from ..core.audit import AuditTrail
+from ..record.containers import as_dict
 from ..record.freezing import Walk, plain
 from ..record.intake import FIELDS, TEXT_FIELDS
 from ..record.values import given_tags, given_text, kind_of
@@ -95,12 +95,13 @@ def read(given: object) -> dict[str, Any]:
     """
     if given is None or given is True:
         return {}
-    return _keywords(dict(given)) if isinstance(given, Mapping) else {"metadata": _frozen({AUDIT: given})}
+    fields = as_dict(given)
+    return {"metadata": _frozen({AUDIT: given})} if fields is None else _keywords(fields)
 
 
-def _keywords(given: dict[Any, Any]) -> dict[str, Any]:
+def _keywords(given: dict[str, Any]) -> dict[str, Any]:
     read: dict[str, Any] = {}
-    metadata: dict[Any, Any] = {}
+    metadata: dict[str, Any] = {}
     for name, value in given.items():
         if value is None and name in _KNOWN:
             continue
@@ -108,10 +109,10 @@ def _keywords(given: dict[Any, Any]) -> dict[str, Any]:
             read[name] = given_text(value)
         elif name == "regulatory_tags":
             read[name] = tuple(given_tags(value))
-        elif name == "metadata" and isinstance(value, Mapping):
-            metadata.update(value)
-        elif name == "changes" and isinstance(value, Mapping):
-            read[name] = _frozen(dict(value))
+        elif name == "metadata" and (values := as_dict(value)) is not None:
+            metadata.update(values)
+        elif name == "changes" and (values := as_dict(value)) is not None:
+            read[name] = _frozen(values)
         elif name in _KNOWN and name != "metadata":
             read[name] = value
         else:
@@ -121,6 +122,6 @@ def _keywords(given: dict[Any, Any]) -> dict[str, Any]:
     return read
 
 
-def _frozen(metadata: dict[Any, Any]) -> dict[str, Any]:
+def _frozen(metadata: dict[str, Any]) -> dict[str, Any]:
     frozen = plain(metadata)
     return Walk().root(metadata) if frozen is None else frozen

@@ -219,7 +219,9 @@ class AuditEvent(_Record, frozen=True, kw_only=True, tag=FORMAT_VERSION):
             force_setattr(self, "metadata", frozen_mapping(self.metadata) or NO_METADATA)
         if type(self.changes) is not FrozenDict:
             force_setattr(self, "changes", frozen_mapping(self.changes) or NO_METADATA)
-        if self.regulatory_tags or self.truncated or type(self.regulatory_tags) is not tuple:
+        # An object of others is not asked whether it is empty.
+        given, cuts = self.regulatory_tags, self.truncated
+        if type(given) is not tuple or type(cuts) is not tuple or given or cuts:
             force_setattr(self, "regulatory_tags", tags(self.regulatory_tags))
             force_setattr(self, "truncated", tags(self.truncated))
 
@@ -356,12 +358,13 @@ _TEXTS: Final = {
 }
 
 
-_PLAIN: Final = {str, type(None)}
+# Not the classes: a metaclass may have a `__hash__`.
+_PLAIN: Final = frozenset(map(id, (str, type(None))))
 
 
 def _is_plain(event_id: str, message: str, *others: str | None) -> bool:
     """Return whether all are certainly texts that UTF-8 can carry; all but the first two may be None."""
     # A subclass of str, as a template engine has, is no text to msgspec.
-    if type(event_id) is not str or type(message) is not str or not _PLAIN.issuperset(map(type, others)):
+    if type(event_id) is not str or type(message) is not str or not _PLAIN.issuperset(map(id, map(type, others))):
         return False
     return "".join([event_id, message, *filter(None, others)]).isascii()

@@ -36,6 +36,8 @@ __all__ = ["MAX_DEPTH", "Walk", "frozen_mapping", "plain"]
 MAX_DEPTH: Final = 64
 _LONG: Final = 1 << 63
 _LEAVES: Final = (float, int, str, *SCALARS)
+# Not the classes: compared with another one, its metaclass may have an `__eq__`.
+_OURS: Final = frozenset(map(id, SCALARS))
 # The most values of metadata that count as small, and are copied without a `Walk`.
 _MAX_PLAIN: Final = 64
 _encode: Final = msgspec.json.Encoder().encode
@@ -294,9 +296,15 @@ class Walk:
         if issubclass(kind, str):
             return self._text(str.__str__(value))
         # Only a class, or a time zone, of others has code of others.
-        is_ours = kind in SCALARS and getattr(value, "tzinfo", None) is None
+        is_ours = id(kind) in _OURS and getattr(value, "tzinfo", None) is None
         found = _builtin(value) if is_ours else ask(_builtin, value)
         return self._text(self._kept(value, found)) if type(found) is str else self._value(found)
+
+    def _kept(self, value: object, found: str) -> str:
+        """Return *found*, the text of *value*; a long one is made once, and not for each value that shares it."""
+        if len(found) > LEAST_TEXT:
+            self._long[id(value)] = value, found
+        return found
 
     # -- texts
 

@@ -170,8 +170,8 @@ def member(kind: type[E], value: object, name: str) -> E:
     # Of a subclass of str, an enum of the application for example, the text that it is. Not by `isinstance`, which
     # trusts an object's own `__class__`.
     given = given_text(value) if issubclass(type(value), str) else value
-    # A value of another class is none, and its hash may be code of others.
-    if type(given) in (str, int):
+    # Any other value would be asked for its hash, whether it equals a member, and for its `repr`.
+    if type(given) is str or type(given) is int:
         with suppress(ValueError):
             return kind(given)
     values = {str(each.value): each for each in kind}

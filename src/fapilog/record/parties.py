@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Final, Self, TypeVar
+from typing import Final, Self, TypeVar, cast
 
 from msgspec.structs import asdict, astuple, force_setattr
 
@@ -40,7 +40,8 @@ class Actor(Discreet, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
     @classmethod
     def of(cls, given: object) -> Self:
         """Return *given*: an actor, a mapping of its members, or an id."""
-        return given if isinstance(given, cls) else cls(**actor_parts(given)[0])
+        # Not by `isinstance`, which asks an object for its `__class__`.
+        return cast("Self", given) if issubclass(type(given), cls) else cls(**actor_parts(given)[0])
 
 
 class Target(Discreet, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -70,7 +71,7 @@ class Target(Discreet, frozen=True, kw_only=True, omit_defaults=True, forbid_unk
     @classmethod
     def of(cls, given: object) -> Self:
         """Return *given*: a target, a mapping of its members, "TYPE/ID", or any other text, which is an id."""
-        return given if isinstance(given, cls) else cls(**target_parts(given)[0])
+        return cast("Self", given) if issubclass(type(given), cls) else cls(**target_parts(given)[0])
 
 
 def _make_texts(party: Actor | Target) -> None:
