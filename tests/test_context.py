@@ -383,7 +383,7 @@ async def test_a_disabled_trail_asks_nothing(tmp_path: Path) -> None:
 async def test_a_lifespan_starts_and_stops_the_trail(tmp_path: Path) -> None:
     """The trail is started inside of `lifespan`, whether that is given an application or not, and stopped behind."""
     trail = AuditTrail(storage_path=tmp_path)
-    for lifespan in (trail.lifespan(object()), trail.lifespan()):
+    for lifespan in (trail.lifespan(object()), trail.lifespan(app=object()), trail.lifespan()):
         seen = [trail.is_started]
         async with lifespan:
             seen.append(trail.is_started)

@@ -265,6 +265,15 @@ def test_a_dispatcher_that_can_not_be_entered(tmp_path: Path, caplog: pytest.Log
     assert "AuditTrail.start failed in the background thread: OSError\n" in caplog.text
 
 
+def test_an_alert_of_a_trail_that_can_not_be_started_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An alert that waits for a start which fails has a report that says that, and not that the trail was stopped."""
+    trail = AuditTrail(storage_path=tmp_path / "audit", alert_dispatcher=Refusing())
+    alert(trail)
+    with contextlib.suppress(OSError):  # unless the attempt to start in the background has failed before
+        trail.sync.stop()
+    assert "(record 1) was not delivered: the trail could not be started\n" in caplog.text
+
+
 def test_stopping_what_could_not_be_started(tmp_path: Path) -> None:
     """After a start that failed there is nothing to stop, and no event loop is needed for that."""
     trail = AuditTrail(storage_path=tmp_path / "audit", alert_dispatcher=Refusing())

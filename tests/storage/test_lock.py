@@ -82,6 +82,18 @@ async def test_a_stranger_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     await storage.aclose()
 
 
+async def test_a_process_that_is_in_its_own_way_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where another trail of this process holds the lock, the error says that one trail is enough."""
+    if not Path("/proc/locks").exists():  # noqa: ASYNC240
+        pytest.skip("no list of locks")
+    monkeypatch.setattr(_directory, "_PATIENCE", 0.01)
+    storage = FileStorage(tmp_path)
+    await storage.append(event("first"))
+    with held(tmp_path), pytest.raises(AuditStorageError, match="by this process itself: make one trail for"):
+        await storage.append(event("refused"))
+    await storage.aclose()
+
+
 async def test_a_caller_that_is_cancelled_before_the_write_stores_nothing(tmp_path: Path) -> None:
     """Of the callers that wait for a lock, those that are cancelled store nothing, and the others are stored."""
     storage = FileStorage(tmp_path)

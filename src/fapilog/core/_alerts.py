@@ -307,7 +307,7 @@ class Alerts:
                 await life.within(left, self.background.settle)
         finally:
             with anyio.CancelScope(shield=True):
-                await self._end()
+                await (self._end() if began is not None else self._end("the trail could not be started"))
             # By `stop`, or with the event loop; not if it was never started, since its dispatcher can't be entered.
             self.was_stopped = began is not None
 
@@ -324,9 +324,9 @@ class Alerts:
         if words is not None:
             _log.error("this trail can't store: %s", text(words))
 
-    async def _end(self) -> None:
-        """Report the alerts that are left, run the receivers of the reports, and close the files."""
-        self.forwarder.give_up()
+    async def _end(self, *words: str) -> None:
+        """Report the alerts that are left, by *words*, run the receivers of the reports, and close the files."""
+        self.forwarder.give_up(*words)
         await self._send_kept()
         self.announcer.give_up()
         await self.health.leave()

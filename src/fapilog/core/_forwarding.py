@@ -159,14 +159,14 @@ class AlertForwarder:
         else:
             self._start_first()
 
-    def give_up(self) -> None:
-        """Fail the alerts that have no report, since the trail was stopped."""
+    def give_up(self, *words: str) -> None:
+        """Fail the alerts that have no report, since the trail was stopped, or as *words* say."""
         with self._lock:
             self._buffer.clear()
             self._sending.clear()
             self._is_starting = False
         for pending in self._outstanding.all():
-            self._report(pending, AlertStoppedError())
+            self._report(pending, AlertStoppedError(*words))
 
     def give_up_lost(self) -> None:
         """Fail the alerts whose event loop was closed around their sending."""

@@ -277,14 +277,15 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
         return f"<AuditTrail in {self._storage!r}>"
 
     @asynccontextmanager
-    async def lifespan(self, app: object = None, /) -> AsyncGenerator[None]:  # noqa: ARG002  the shape of a lifespan
+    async def lifespan(self, app: object = None) -> AsyncGenerator[None]:  # noqa: ARG002  the shape of a lifespan
         """
         Start the trail with an application, and stop it with that: ``FastAPI(lifespan=trail.lifespan)``.
 
-        For Starlette, FastAPI and Litestar. In a lifespan of your own, enter it: ``async with trail.lifespan(app):``.
+        For Starlette, FastAPI, Litestar and FastStream. In a lifespan of your own, enter it:
+        ``async with trail.lifespan(app):``.
 
         Args:
-            app: The application, which frameworks give; it is not used.
+            app: The application, which frameworks give, some of them by this name; it is not used.
 
         Raises as `start` and `stop`.
         """

@@ -236,6 +236,10 @@ def lock(fd: int, how: int, check: Callable[[], object] = int) -> None:
         time.sleep(_PAUSE if waited < _LONG else _LONG_PAUSE)
 
 
+# Trails of one process take turns at the lock, and do not share a sync, as the callers of one trail do.
+_SELF: Final = "this process itself: make one trail for the directory, and keep it"
+
+
 def _holder(fd: int) -> str:
     """Return the process that holds the lock on the open file *fd*, by its number and the name of its program."""
     with contextlib.suppress(OSError, ValueError, IndexError):
@@ -245,7 +249,7 @@ def _holder(fd: int) -> str:
             for line in file:
                 _, kind, _, _, pid, where, *_ = line.replace(" -> ", " waits ").split()
                 if kind == "FLOCK" and where == place and int(pid) > 0:
-                    return f"process {pid}{_program(pid)}"
+                    return _SELF if int(pid) == os.getpid() else f"process {pid}{_program(pid)}"
     return "another process"
 
 
