@@ -268,8 +268,9 @@ def test_nothing_is_raised_after_an_answer_that_came_late() -> None:
         return 1
 
     for _ in range(5):
-        with pytest.raises(TookTooLongError):
-            within_limit(slow, None)
+        with suppress(TookTooLongError):
+            assert within_limit(slow, None) == 1
+        # It would be raised in here.
         _join_watcher()
 
 
