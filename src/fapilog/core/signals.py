@@ -234,7 +234,7 @@ class Announcer:
         except BaseException as error:
             # CancelledError, GeneratorExit and the panics of extension modules are no Exception; raised by a plain
             # function they are no cancellation of the caller either.
-            if type(receiver) is MethodType and receiver.__func__ is self.ours:
+            if _function(receiver) is self.ours:
                 raise
             _log_failure(receiver, error)
 
@@ -271,8 +271,13 @@ def _is_coroutine_function(receiver: object) -> TypeGuard[Callable[..., Coroutin
     """Return whether *receiver* is an ``async def``; not whether it only acts like one."""
     # `inspect.iscoroutinefunction` also believes a function that was marked as one, of which some runs at once. By the
     # type: a mock may claim to be a function, and a method may be bound to any object that can be called.
-    function = receiver.__func__ if type(receiver) is MethodType else receiver
+    function = _function(receiver)
     return type(function) is FunctionType and bool(function.__code__.co_flags & inspect.CO_COROUTINE)
+
+
+def _function(receiver: object) -> object:
+    """Return the function of *receiver*, if that is a method."""
+    return receiver.__func__ if type(receiver) is MethodType else receiver
 
 
 def _close(result: Awaitable[object]) -> None:
