@@ -35,11 +35,13 @@ test: .venv/has-dev ## run the tests on asyncio and trio, but for the slow ones
 test-all: .venv/has-dev ## run the slow tests too: real servers, databases, browsers and processes
 	$(python) -m pytest $(in_parallel)
 
-coverage: .venv/has-dev ## run all tests but the docs' examples, and measure the coverage
+# Measured, tests take more than twice as long, and the slow ones reach one line in a hundred that the others do not.
+coverage: .venv/has-dev ## run all tests but those of `make check`, and measure the coverage of those that are not slow
 	@rm -f .coverage .coverage.*
-	$(python) -m coverage run -m pytest $(in_parallel) tests
+	$(python) -m coverage run -m pytest $(in_parallel) -m "not slow and not torture" --ignore tests/test_structure.py tests
 	@$(python) -m coverage combine --quiet
 	$(python) -m coverage report
+	$(python) -m pytest $(in_parallel) -m "slow and not torture" tests
 
 check: .venv/has-dev ## lint, types, docs, examples, structure
 	$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint mypy pyright docs examples

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -19,7 +20,11 @@ ROOT = Path(__file__).parents[2]
 def running(
     command: list[str], directory: Path, cwd: Path = ROOT, /, **env: str
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a program until the end of the block, in *cwd*, then end it by SIGTERM, which it must obey in time."""
+    """
+    Run a program until the end of the block, in *cwd*, then end it by SIGTERM, which it must obey in time.
+
+    Processes that it leaves behind are killed.
+    """
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", *command],
@@ -27,6 +32,7 @@ def running(
             env={**os.environ, "TRAIL": str(directory / "audit"), **env},
             stdout=log,
             stderr=subprocess.STDOUT,
+            process_group=0,
         )
         try:
             yield process
@@ -35,6 +41,8 @@ def running(
         finally:
             process.kill()
             process.wait()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def wait_for(port: int, process: "subprocess.Popen[bytes]", directory: Path) -> None:
