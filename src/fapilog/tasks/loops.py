@@ -150,7 +150,8 @@ class Loop:
 
         Args:
             call: Handles its own exceptions.
-            ended: Called once when the task has ended, even if it was cancelled before its first step.
+            ended: Called when the task has ended, even if it was cancelled before its first step; called again if a
+                signal handler raises in it.
             context: The context variables of the task; by default a copy of the caller's.
         """
         context = copy_context() if context is None else context
@@ -160,12 +161,15 @@ class Loop:
             _tasks.add(task)
 
             def done(task: Any) -> None:
-                _tasks.discard(task)
-                ended()
-                # Asked for, so that asyncio does not complain of an exception that nothing retrieves.
-                if not task.cancelled():
-                    task.exception()
+                if task in _tasks:
+                    ended()
+                    _tasks.discard(task)
+                    # Asked for, so that asyncio does not complain of an exception that nothing retrieves.
+                    if not task.cancelled():
+                        task.exception()
 
+            # Once more, if a signal handler raises in the first: somebody may wait for the end.
+            task.add_done_callback(done)
             task.add_done_callback(done)
             return
 
