@@ -234,7 +234,7 @@ class Announcer:
         except BaseException as error:
             # CancelledError, GeneratorExit and the panics of extension modules are no Exception; raised by a plain
             # function they are no cancellation of the caller either.
-            if type(receiver) is MethodType and receiver.__func__ is self.ours:
+            if type(receiver) is MethodType and getattr(receiver, "__func__", None) is self.ours:
                 raise
             _log_failure(receiver, error)
 
