@@ -9,6 +9,7 @@ import weakref
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -22,7 +23,7 @@ from tests.doubles.interrupting import moments
 from tests.doubles.running_background import Running
 
 
-async def wait_then(done: list[str], name: str, *, seconds: float = 0) -> None:
+async def wait_then(done: list[Any], name: str, *, seconds: float = 0) -> None:
     """Add *name* to *done* after *seconds*."""
     await anyio.sleep(seconds)
     done.append(name)
@@ -82,6 +83,31 @@ async def test_an_interrupt_loses_no_call_that_was_collected() -> None:
         without_loop(collect_and_run(background, functools.partial(wait_then, done, "a"), moment))
         await background.settle()
         assert done == ["a", "a"]
+
+
+class TimeUp(Exception):
+    """Raised by the handler of a signal."""
+
+
+@pytest.mark.real_time
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning")
+def test_a_loop_that_is_interrupted_loses_no_call() -> None:
+    """Wherever a signal handler raises in asyncio's loop, a call is made or has failed, and its end is noticed."""
+
+    async def start(moment: AbstractContextManager[None]) -> None:
+        ends: list[object] = []
+        background = Background()
+        async with background.open():
+            with contextlib.suppress(TimeUp), moment:
+                background.start_soon(functools.partial(wait_then, ends, "a"), failed=ends.append)
+                ends.append("started")
+                await background.settle()
+            await background.settle()
+        # One that was not even started may be made or not.
+        assert len(ends) != 1 or ends[0] != "started"
+
+    for moment in moments(Path(background_module.__file__).parent, TimeUp):
+        asyncio.run(start(moment))
 
 
 async def test_code_that_is_interrupted_holds_back_no_call(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import threading
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import anyio
@@ -185,6 +186,24 @@ async def test_a_call_that_is_finished_returns_and_raises() -> None:
     for error in (ValueError("v"), KeyboardInterrupt()):
         with pytest.raises(type(error)):
             await finished(lambda error=error: fail(error))  # type: ignore[misc]
+
+
+class TimeUp(Exception):
+    """Raised by the handler of a signal."""
+
+
+@pytest.mark.real_time
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning")
+@pytest.mark.parametrize("place", [loops.__file__, asyncio.locks.__file__], ids=["ours", "asyncio"])
+def test_a_call_that_is_interrupted_ends(place: str) -> None:
+    """Wherever a signal handler raises in asyncio's loop, whoever waits for a call gets a result or an error."""
+
+    async def wait(moment: AbstractContextManager[None]) -> None:
+        with contextlib.suppress(TimeUp, LoopClosedError), moment:
+            await finished(anyio.lowlevel.checkpoint)
+
+    for moment in moments(Path(place), TimeUp):
+        asyncio.run(wait(moment))
 
 
 async def test_a_call_is_finished_when_the_caller_is_cancelled() -> None:

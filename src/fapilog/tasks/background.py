@@ -36,7 +36,8 @@ class Job:
         failed: Is called with the exception of the call, or a `TimeoutError`.
 
     Attributes:
-        has_begun: Whether the call has begun; in a task that asyncio cancels before its first step it does not.
+        has_begun: Whether the call has begun; it does not in a task that asyncio cancels before its first step, or in
+            which a signal handler raises before.
     """
 
     __slots__ = ("call", "context", "failed", "has_begun", "scope", "timeout")
@@ -59,7 +60,6 @@ class Job:
         """
         if self.has_begun:
             return
-        self.has_begun = True
         # One scope for the shield and the time: to enter one costs as much as to make a task.
         deadline = math.inf if self.timeout == math.inf else anyio.current_time() + self.timeout
         try:
@@ -71,6 +71,7 @@ class Job:
                 _collected.set(None)
                 try:
                     with contained():
+                        self.has_begun = True
                         await self.call()
                 except Exception as error:
                     self.failed(error)
@@ -280,6 +281,11 @@ class Background:
 
     def _end(self, job: Job) -> None:
         # Not in the body of the task, which asyncio may cancel before its first step.
+        home = self.home
+        if not job.has_begun and home is not None and home.is_here and not self.leaving:
+            # A signal handler has raised before the call, which others may wait for.
+            self._begin(job, home)
+            return
         self._jobs.pop(job, None)
         if not self._jobs:
             self._idle.notify()

@@ -107,7 +107,7 @@ class Loop:
         """
         Return an event of the library of this loop, with `set` and `wait`; both are for this loop alone.
 
-        For the one event that every `log_event` waits for: to make an `anyio.Event` takes as long as to hash a record.
+        For the events that every `log_event` waits for: to make an `anyio.Event` takes as long as to hash a record.
         """
         return _FutureEvent(self._native) if self.is_asyncio else sys.modules["trio"].Event()
 
@@ -150,7 +150,8 @@ class Loop:
 
         Args:
             call: Handles its own exceptions.
-            ended: Called once when the task has ended, even if it was cancelled before its first step.
+            ended: Called when the task has ended, even if it was cancelled before its first step; called again if a
+                signal handler raises in it.
             context: The context variables of the task; by default a copy of the caller's.
         """
         context = copy_context() if context is None else context
@@ -160,12 +161,15 @@ class Loop:
             _tasks.add(task)
 
             def done(task: Any) -> None:
-                _tasks.discard(task)
-                ended()
-                # Asked for, so that asyncio does not complain of an exception that nothing retrieves.
-                if not task.cancelled():
-                    task.exception()
+                if task in _tasks:
+                    ended()
+                    _tasks.discard(task)
+                    # Asked for, so that asyncio does not complain of an exception that nothing retrieves.
+                    if not task.cancelled():
+                        task.exception()
 
+            # Once more, if a signal handler raises in the first: somebody may wait for the end.
+            task.add_done_callback(done)
             task.add_done_callback(done)
             return
 
@@ -189,22 +193,28 @@ class Loop:
 
 class _FutureEvent:
     """
-    An event of an asyncio loop for one task.
+    An event of an asyncio loop for one task, which may wait again where it was cancelled.
 
     Where a signal handler raises in the midst of `asyncio.Event.set`, that event counts as set, and its task sleeps.
     """
 
-    __slots__ = ("_future",)
+    __slots__ = ("_future", "_is_set", "_native")
 
     def __init__(self, native: Any) -> None:
+        self._native = native
         self._future = native.create_future()
+        self._is_set = False
 
     def set(self) -> None:
+        self._is_set = True
         if not self._future.done():
             self._future.set_result(None)
 
     async def wait(self) -> None:
-        await self._future
+        while not self._is_set:
+            if self._future.done():
+                self._future = self._native.create_future()
+            await self._future
 
 
 def _running() -> Any:
@@ -255,7 +265,7 @@ async def finished(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
                 # KeyboardInterrupt too: it is the caller's.
                 errors[0] = error
 
-    ended = anyio.Event()
+    ended = here.make_event()
     here.spawn(run, ended=ended.set)
     await uninterrupted(ended.wait)
     await anyio.lowlevel.checkpoint_if_cancelled()
