@@ -8,6 +8,7 @@ from collections.abc import Set as AbstractSet
 from typing import Final
 
 from .record.intake import FIELDS
+from .record.options import close_matches
 from .record.values import given_text
 from .tasks.strangers import Log
 
@@ -89,9 +90,7 @@ def _nearest(name: str) -> str | None:
     plain = name.lower().replace("_", "")
     if plain in _ALIASES:
         return _ALIASES[plain]
-    import difflib  # noqa: PLC0415  it loads much, for names that are no fields
-
-    near = difflib.get_close_matches(plain, _PLAIN, n=1, cutoff=_NEAR)
+    near = close_matches(plain, _PLAIN, likeness=_NEAR)
     return _PLAIN[near[0]] if near else None
 
 

@@ -526,3 +526,71 @@ async def test_what_is_no_record_of_a_trail_is_refused(tmp_path: Path) -> None:
     event = AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="x" * MAX_RECORD_BYTES)
     with pytest.raises(AuditStorageError, match=f"at most {MAX_RECORD_BYTES} bytes"):
         await FileStorage(tmp_path).append(event)
+
+
+# -- file descriptors
+
+# The first calls of a process, with no file descriptor left to read a module from. In the end the trail works.
+NO_FILES = """
+import os, resource, sys, anyio
+from fapilog import AuditStorageError, AuditTrail, MemoryStorage
+
+async def logs(trail): await trail.log_event("data_access", "m")
+async def logs_critical(trail): await trail.log_event("data_access", "m", log_level="critical")
+async def logs_an_error(trail): await trail.log_error(ValueError("m"), metadata={"a": object()})
+async def logs_audited(trail):
+    with trail.sync.audited("export"): pass
+async def logs_a_slip(trail): await AuditTrail(storage=MemoryStorage()).log_event("data_access", "m", clientip="::1")
+async def starts(trail): await trail.start()
+async def stops(trail): await trail.stop()
+async def drains(trail): await trail.drain()
+
+async def main():
+    call = globals()[sys.argv[2]]
+    trail = AuditTrail(storage_path=sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    files = []
+    try:
+        while True: files.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError: pass
+    try:
+        await call(trail)
+        print("done")
+    except AuditStorageError as error: print("Too many open files" in str(error))
+    finally:
+        while files: os.close(files.pop())
+    await trail.log_event("data_access", "m")
+    await trail.stop()
+
+def in_sync():
+    trail = AuditTrail(storage_path=sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    files = []
+    try:
+        while True: files.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError: pass
+    try: trail.sync.log_event("data_access", "m")
+    except AuditStorageError as error: print("Too many open files" in str(error))
+    finally:
+        while files: os.close(files.pop())
+    trail.sync.log_event("data_access", "m")
+
+in_sync() if sys.argv[2] == "in_sync" else anyio.run(main, backend=sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize(
+    ("call", "outcome"),
+    [
+        *((name, "True") for name in ("logs", "logs_critical", "logs_an_error", "logs_audited", "in_sync")),
+        *((name, "done") for name in ("logs_a_slip", "starts", "stops", "drains")),
+    ],
+)
+def test_no_file_descriptors(tmp_path: Path, backend: str, call: str, outcome: str) -> None:
+    """Without a file descriptor, the first call of a process raises no other error than `AuditStorageError`."""
+    command = [sys.executable, "-c", NO_FILES, str(tmp_path), call, backend]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert (ended.stdout.strip(), ended.returncode) == (outcome, 0), ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert [record["event_type"] for record in records(tmp_path)].count("data_access") == 1

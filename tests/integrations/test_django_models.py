@@ -15,6 +15,7 @@ import pytest
 from fapilog import AuditEvent, AuditTrail, NoopAlertDispatcher
 from fapilog.context import audit_context
 from tests.doubles import django_site
+from tests.doubles.alarms import TooLateError, alarming
 
 pytest.importorskip("django")
 django_site.set_up()
@@ -269,6 +270,23 @@ def test_a_trail_that_can_not_be_stored_stops_no_change(tmp_path: Path, caplog: 
     assert models.Patient.objects.filter(pk=patient.pk).exists()
     assert "an event of Django is not recorded: AuditStorageError" in caplog.text
     assert "Ann" not in caplog.text
+
+
+def test_a_time_limit_reaches_the_code_that_saves(trail: AuditTrail, patient: Any) -> None:
+    """The exception of a signal handler that arrives while the old values are read is raised, and nothing is saved."""
+    with alarming() as expire:
+
+        def slow(execute: Any, sql: str, *more: Any) -> Any:
+            if sql.startswith("SELECT"):
+                expire()
+            return execute(sql, *more)
+
+        patient.name = "Bob"
+        with db.connection.execute_wrapper(slow), pytest.raises(TooLateError):
+            patient.save()
+    patient.refresh_from_db()
+    assert patient.name == "Ann"
+    assert not later(trail)
 
 
 def test_the_changes_of_a_request_in_one_transaction_have_its_context(trail: AuditTrail) -> None:

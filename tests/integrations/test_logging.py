@@ -481,6 +481,32 @@ def test_a_forked_child_stores_its_own(tmp_path: Path, attach: Attach) -> None:
     assert trail.sync.verify_chain_from_storage().status is ChainStatus.OK
 
 
+# Logs while the interpreter takes its modules apart, when asyncio's and aiohttp's destructors do.
+LATE = """
+import logging, sys
+from fapilog import AuditTrail
+from fapilog.integrations.logging import AuditHandler
+
+class Late:
+    def __del__(self):
+        self.log.warning("late", extra={"audit": {"value": [object()]}})
+        self.handler.flush()
+        print("over", flush=True)
+
+sys.modules["late"] = late = Late()
+late.log, late.handler = logging.getLogger("shop"), AuditHandler(AuditTrail(storage_path=sys.argv[1]))
+late.log.addHandler(late.handler)
+"""
+
+
+def test_a_destructor_may_log_at_the_very_end(tmp_path: Path) -> None:
+    """A record that comes when no thread can be started any more does not keep the process from its end."""
+    ended = subprocess.run(
+        [sys.executable, "-c", LATE, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ended.stdout == "over\n"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("hangs", "count"), [("", 300), ("hangs", 0)])
 def test_the_exit_flushes_within_its_limit(tmp_path: Path, hangs: str, count: int) -> None:

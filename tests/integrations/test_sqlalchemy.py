@@ -16,6 +16,8 @@ import pytest
 
 from fapilog import AuditEvent, AuditOutcome, AuditStorageError, AuditTrail
 from fapilog.context import audit_context
+from fapilog.core.sync import SyncAuditTrail
+from tests.doubles.alarms import TooLateError, alarming
 from tests.doubles.databases import memory_engine
 
 if TYPE_CHECKING:
@@ -443,6 +445,35 @@ def test_a_listener_that_fails_breaks_no_flush(
         assert session.get(User, 1).name == "bob"
     assert "not recorded: LookupError" in caplog.text
     assert "s3cret" not in caplog.text
+
+
+def test_a_time_limit_reaches_the_code_that_commits(
+    trail: AuditTrail, factory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exception of a signal handler that arrives in a listener is raised, when the other changes are stored."""
+    audit_changes(factory, trail)
+    real, tried = SyncAuditTrail.log_event, 0
+
+    def interrupted(*args: Any, **fields: Any) -> str:
+        nonlocal tried
+        tried += 1
+        if tried == 1:
+            expire()
+        return real(*args, **fields)
+
+    with alarming() as expire, factory() as session:
+        session.add_all([alice := User(name="alice"), User(name="bob")])
+        monkeypatch.setattr(SyncAuditTrail, "log_event", interrupted)
+        with pytest.raises(TooLateError):
+            session.commit()
+        assert (tried, len(stored(trail))) == (2, 1)
+        # Our listener reads the old value.
+        sa.event.listen(session, "do_orm_execute", lambda state: expire() if state.is_select else None)
+        alice.name = "carol"
+        with pytest.raises(TooLateError):
+            session.commit()
+    with factory() as session:
+        assert session.get(User, 1).name == "alice"
 
 
 # -- options

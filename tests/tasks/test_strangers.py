@@ -2,15 +2,17 @@
 
 import asyncio
 import logging
+import signal
 import sys
 import types
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any
 
 import pytest
 
 from fapilog.record.errors import PanicError
-from fapilog.tasks.strangers import Log, contained
+from fapilog.tasks.strangers import Log, contained, is_interrupt
 
 NAME = "fapilog.tests"
 
@@ -152,3 +154,36 @@ def test_a_coroutine_that_is_closed_passes_the_border() -> None:
     coroutine.send(None)
     coroutine.close()
     assert left == [GeneratorExit]
+
+
+class Limit:
+    """A time limit, whose handlers are of any kind."""
+
+    def __call__(self, number: int, frame: object) -> None:
+        raise LookupError
+
+    def expire(self, number: int, frame: object) -> None:
+        raise LookupError
+
+    @staticmethod
+    def expire_for(_: str, number: int, frame: object) -> None:
+        raise LookupError
+
+
+def function(number: int, frame: object) -> None:
+    raise LookupError
+
+
+@pytest.mark.parametrize("handler", [Limit(), Limit().expire, partial(Limit.expire_for, "x"), function])
+def test_an_interrupt_is_known(handler: Any) -> None:
+    """An exception that a signal handler has raised is one, however it is called; the same raised by a call is none."""
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        with pytest.raises(LookupError) as raised:
+            signal.raise_signal(signal.SIGALRM)
+        assert is_interrupt(raised.value)
+        with pytest.raises(LookupError) as raised:
+            "".encode("x")
+        assert not is_interrupt(raised.value)
+    finally:
+        signal.signal(signal.SIGALRM, before)

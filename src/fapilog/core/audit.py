@@ -168,6 +168,12 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
             buffer=require("alert_buffer", alert_buffer, at_least=1, whole=True),
             stop_timeout=require("stop_timeout", stop_timeout, at_least=0),
         )
+        # Not at their first use: the process may have no file descriptor left by then, to read them from.
+        from .audited import Audited  # noqa: PLC0415
+        from .sync import SyncAuditTrail  # noqa: PLC0415  it is built on this class
+
+        self._audited: type[Audited] = Audited
+        self._sync: type[SyncAuditTrail] = SyncAuditTrail
         # Kept, as every event has them: asking for the process is a call of the operating system.
         self._known: dict[str, Any] = {
             "hostname": os.uname().nodename,
@@ -252,10 +258,7 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
     @property
     def sync(self) -> SyncAuditTrail:
         """The same methods without ``await``, for synchronous code; see `SyncAuditTrail`."""
-        # It is built on this class.
-        from .sync import SyncAuditTrail  # noqa: PLC0415
-
-        return SyncAuditTrail(self, self._storage, self._alerts.background, stop_timeout=self._stop_timeout)
+        return self._sync(self, self._storage, self._alerts.background, stop_timeout=self._stop_timeout)
 
     def __enter__(self) -> NoReturn:
         """Refuse with words: ``async with`` starts and stops a trail, and ``with trail.sync`` does without a loop."""
@@ -360,9 +363,7 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
         Raises:
             TypeError: The operation is missing: the function under ``@`` stands in its place.
         """
-        from .audited import Audited  # noqa: PLC0415  for the services that use it alone
-
-        return Audited(self, operation, {**fields, "target": target})
+        return self._audited(self, operation, {**fields, "target": target})
 
     # -- reading
 

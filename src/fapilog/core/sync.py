@@ -16,12 +16,14 @@ from types import FrameType, TracebackType
 from typing import Any, Concatenate, Final, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
 from ..record.damage import DamagedRecord
+from ..record.errors import reason
 from ..record.events import AuditEvent
 from ..record.privacy import Uncopied, without_frames
 from ..storage.protocol import AuditStorage, Conditions
 from ..tasks.background import Background
 from ..tasks.loops import Loop, without_loop
 from ..tasks.portal import Portal, run_in
+from ..tasks.strangers import Log
 from ._reading import Events
 from .audit import AuditTrail
 from .audited import Audited
@@ -31,6 +33,7 @@ __all__ = ["SyncAuditTrail", "exit_on_sigterm"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_log: Final = Log("fapilog")
 # The names of the methods that `_without_await` has made.
 _made: Final[list[str]] = []
 
@@ -241,9 +244,13 @@ class SyncAuditTrail(Uncopied):
         if portal is None:
             # The interpreter is exiting, or no thread can be started: send the alerts here and now.
             if not Loop.runs_here():
-                from ..tasks._ownloop import run  # noqa: PLC0415  with it comes asyncio
+                try:
+                    from ..tasks._ownloop import run  # noqa: PLC0415  with it comes asyncio
 
-                run(self._background.settle)
+                    run(self._background.settle)
+                except Exception as error:
+                    # A loop needs file descriptors. The caller has its event, or the error of the storage.
+                    _log.error("alerts can't be sent now, and are with the next event: %s", reason(error))
             return
         portal.stop_at_exit(self._trail, within=self._stop_timeout)
         portal.start_soon(self._trail.start)

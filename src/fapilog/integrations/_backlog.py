@@ -27,7 +27,7 @@ from ..record.values import text
 from ..tasks.fork import call_in_child
 from ..tasks.portal import flush_at_exit
 from ..tasks.strangers import Log, is_logging
-from ..tasks.threads import Latch
+from ..tasks.threads import Latch, started
 
 __all__ = ["Backlog", "Waiting", "is_storing"]
 
@@ -215,11 +215,10 @@ class Backlog(Uncopied):
                 return True
             thread = threading.Thread(target=self._run, name="fapilog backlog", daemon=True)
             try:
-                thread.start()
+                self._thread = started(thread)
             except RuntimeError:
                 # The events wait for the next call, or for `flush`.
                 return False
-            self._thread = thread
             return True
 
     def _run(self) -> None:

@@ -13,7 +13,7 @@ from ..core.audit import AuditTrail
 from ..record.kinds import AuditEventType, AuditOutcome
 from ..record.parties import Target
 from ..record.values import unreadable
-from ..tasks.strangers import Log, tamed
+from ..tasks.strangers import Log, is_interrupt, tamed
 
 __all__ = ["Logins", "current_user_id"]
 
@@ -163,6 +163,8 @@ def _contained(receive: _Receiver) -> _Receiver:
         try:
             receive(app, **given)
         except BaseException as error:
+            if is_interrupt(error):
+                raise
             _log.error("a signal of the application is not recorded: %s", type(tamed(error)).__qualname__)
 
     def call_or_wait(app: Any, **given: Any) -> None:

@@ -13,7 +13,7 @@ from ..record.kinds import AuditEventType
 from ..record.parties import Actor
 from ..record.values import text
 from ..tasks.portal import flush_all
-from ..tasks.strangers import Log
+from ..tasks.strangers import Log, is_interrupt
 
 __all__ = [
     "HEADER",
@@ -95,10 +95,12 @@ class Entered(threading.local):
 
 
 def logged(call: Callable[[], object]) -> None:
-    """Make *call*, which records something about a task; an exception is logged, and not raised into the queue."""
+    """Make *call*, which records something about a task; an exception is logged, and only an interrupt raised on."""
     try:
         call()
     except Exception as error:
+        if is_interrupt(error):
+            raise
         _log.error("an event about a task was not recorded: %s", type(error).__qualname__)
 
 

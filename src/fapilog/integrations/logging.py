@@ -41,7 +41,10 @@ class AuditHandler(Recording, logging.Handler):
     interpreter exits, but not by SIGTERM, which ends a plain script at once: see `exit_on_sigterm`. A forked child has
     a handler of its own, with nothing waiting in it.
 
-    Lines of fapilog's own loggers, and lines that are logged while the handler stores an event, are left out.
+    Lines of fapilog's own loggers, and lines that are logged while the handler stores an event, are left out. That is
+    known by the thread and its context. Behind a `logging.handlers.QueueListener`, a handler of yours runs in a thread
+    of its own: if it logs for every line of fapilog that it gets, and its lines alert, they feed themselves. Keep the
+    logger of such a handler from this one, by ``propagate = False``, or by a level that it does not reach.
 
     Args:
         trail: Stores the events.

@@ -112,8 +112,9 @@ def _take_back(thread: int) -> None:
 def _start() -> None:
     global _watcher  # noqa: PLW0603
     with _lock:
-        if _watcher is None or not _watcher.is_alive():
-            # Without a thread, as at the end of the interpreter, there is no limit.
+        # Without a thread, as at the end of the interpreter, there is no limit. Before Python 3.12 a thread that is
+        # started then does not run, and `start` waits for it for ever.
+        if (_watcher is None or not _watcher.is_alive()) and not sys.is_finalizing():
             with suppress(RuntimeError):
                 watcher = threading.Thread(target=_watch, name="fapilog-limit", daemon=True)
                 watcher.start()

@@ -21,6 +21,7 @@ else:
     Path = imported_later("pathlib", "Path")
 
 __all__ = [
+    "close_matches",
     "did_you_mean",
     "flag",
     "is_async",
@@ -267,11 +268,19 @@ def did_you_mean(given: str, possible: Iterable[str]) -> str:
 def nearest(given: str, possible: Iterable[str]) -> str | None:
     """Return which of the *possible* names is nearly the one *given*; None if none is."""
     names, name = {each.lower(): each for each in possible}, str.lower(given)[:_LONGEST_NAME]
-    import difflib  # noqa: PLC0415  it loads much, for errors alone
-
     begun = [each for each in names if len(name) > 2 and each.startswith(name)]  # noqa: PLR2004  "a" is no hint
-    found = begun or difflib.get_close_matches(name, names, 1, _LIKENESS)
+    found = begun or close_matches(name, names, likeness=_LIKENESS)
     return names[found[0]] if found else None
+
+
+def close_matches(name: str, possible: Iterable[str], *, likeness: float) -> list[str]:
+    """Return the nearest of the *possible* names, if it is near enough to *name*."""
+    try:
+        import difflib  # noqa: PLC0415  it loads much, for errors alone
+    except (OSError, ImportError):
+        # No file descriptor is left to read it from, or the interpreter exits. An event is not lost for a hint.
+        return []
+    return difflib.get_close_matches(name, possible, 1, likeness)
 
 
 def _is_bool(value: object) -> bool:

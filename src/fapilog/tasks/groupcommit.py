@@ -15,7 +15,7 @@ import anyio.lowlevel
 from ..record.errors import FapilogError
 from .events import Waiter, wake
 from .loops import Loop, is_without_loop
-from .threads import Latch
+from .threads import Latch, started
 from .weakset import SharedWeakSet
 
 if TYPE_CHECKING:
@@ -182,10 +182,9 @@ class GroupCommit(Generic[Item, Result]):
             if self._thread is None:
                 thread = threading.Thread(target=_make_calls, args=[self._calls], name="fapilog commit", daemon=True)
                 try:
-                    thread.start()
+                    self._thread = started(thread)
                 except RuntimeError:
                     return False
-                self._thread = thread
         return True
 
     def _commit_waiting(self) -> None:

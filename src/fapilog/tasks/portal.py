@@ -18,7 +18,7 @@ from ..record.errors import reason
 from .events import Event
 from .loops import Loop, LoopClosedError
 from .strangers import Log
-from .threads import Latch
+from .threads import Latch, started
 
 __all__ = ["Portal", "Stoppable", "flush_all", "flush_at_exit", "run_in"]
 
@@ -52,8 +52,7 @@ class Portal:
         self._end = Event()
         self._loop: Loop | None = None
         self._to_stop: weakref.WeakKeyDictionary[Stoppable, float] = weakref.WeakKeyDictionary()
-        self._thread = threading.Thread(target=self._run_loop, name="fapilog portal", daemon=True)
-        self._thread.start()
+        self._thread = started(threading.Thread(target=self._run_loop, name="fapilog portal", daemon=True))
         self._ready.wait()
         if self._loop is None:
             raise RuntimeError("the event loop of the background thread could not be started")
@@ -130,6 +129,9 @@ class Portal:
             from ._ownloop import run  # noqa: PLC0415
 
             run(self._run)
+        except OSError as error:
+            # There are no file descriptors left, say.
+            _log.error("the event loop of the background thread can't run: %s", reason(error))
         finally:
             self._ready.open()
 

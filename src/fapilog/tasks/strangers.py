@@ -27,7 +27,7 @@ from .loops import is_without_loop
 if TYPE_CHECKING:
     import logging
 
-__all__ = ["Log", "answer", "cancellation_of_this_task", "contained", "is_logging", "tamed"]
+__all__ = ["Log", "answer", "cancellation_of_this_task", "contained", "is_interrupt", "is_logging", "tamed"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -186,6 +186,35 @@ def tamed(error: BaseException) -> Exception:
             if issubclass(type(each), anyio.get_cancelled_exc_class()):
                 raise each
     return PanicError(name_of(type(error)))
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """
+    Return whether a signal handler has raised *error*, as that of a time limit does, in the midst of code of ours.
+
+    Such an exception is for the code that called ours, whatever its class.
+    """
+    import signal  # noqa: PLC0415  asyncio and trio import it, and every framework
+
+    codes = [_code_of(signal.getsignal(number)) for number in signal.valid_signals()]
+    trace = _TRACEBACK.__get__(error)
+    while trace is not None:
+        if any(trace.tb_frame.f_code is code for code in codes):
+            return True
+        trace = trace.tb_next
+    return False
+
+
+_TRACEBACK: Final = vars(BaseException)["__traceback__"]
+
+
+def _code_of(handler: object) -> object:
+    """Return the code of a function, of a method, or of an object that can be called; None for anything else."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    if callable(handler) and not hasattr(handler, "__code__") and not hasattr(handler, "__func__"):
+        handler = type(handler).__call__
+    return getattr(getattr(handler, "__func__", handler), "__code__", None)
 
 
 def _is_honest(error: BaseException) -> bool:

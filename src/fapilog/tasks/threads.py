@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 import threading
 from collections.abc import Callable, Generator
 from contextvars import copy_context
@@ -15,9 +16,23 @@ import anyio.lowlevel
 from ..record.errors import AuditStorageError
 from .loops import Loop, LoopClosedError, is_without_loop, uninterrupted
 
-__all__ = ["Latch", "Turn", "begun_in_thread", "in_thread"]
+__all__ = ["Latch", "Turn", "begun_in_thread", "in_thread", "started"]
 
 T = TypeVar("T")
+
+
+def started(thread: threading.Thread) -> threading.Thread:
+    """
+    Start *thread*, and return it.
+
+    Raises:
+        RuntimeError: There can't be a further one, or the interpreter exits: before Python 3.12 it would never run, and
+            its `start` would wait for that.
+    """
+    if sys.is_finalizing():
+        raise RuntimeError("can't start a thread while the interpreter exits")
+    thread.start()
+    return thread
 
 
 class Latch:
@@ -126,7 +141,7 @@ def begun_in_thread(call: Callable[[], T], *, name: str) -> tuple[anyio.Event, C
             raise errors[0]
         return results[0]
 
-    threading.Thread(target=copy_context().run, args=[run], name=name, daemon=True).start()
+    started(threading.Thread(target=copy_context().run, args=[run], name=name, daemon=True))
     return ended, outcome
 
 

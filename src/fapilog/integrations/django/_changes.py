@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial, wraps
 from typing import Any, Final, Literal, TypeVar, Unpack, overload
@@ -17,7 +16,7 @@ from ...record.freezing import frozen_mapping
 from ...record.intake import CommonFields
 from ...record.options import several
 from ...record.parties import Target
-from ...tasks.strangers import Log
+from ...tasks.strangers import Log, is_interrupt
 from .._rowchanges import Changes, RowChange, key_part, masked, require_fields
 from ._settings import record, trail
 
@@ -200,7 +199,8 @@ def _contained(receive: Callable[..., Iterable[RowChange]]) -> Callable[..., Non
     """
     Return a receiver that records the changes that *receive* returns, when the transaction commits.
 
-    It raises nothing into the code that saves: an error is logged, by its type.
+    It raises nothing into the code that saves but the exception of a signal handler, as of a time limit: an error is
+    logged, by its type.
     """
 
     @wraps(receive)
@@ -209,6 +209,8 @@ def _contained(receive: Callable[..., Iterable[RowChange]]) -> Callable[..., Non
             for change in receive(sender=sender, using=using, **given):
                 _record(change, using)
         except Exception as error:
+            if is_interrupt(error):
+                raise
             _log.error("a change of a %s is not recorded: %s", sender.__qualname__, type(error).__qualname__)
 
     return call
@@ -323,9 +325,12 @@ def _stored(model: Any, instance: Any, fields: list[Any], using: str) -> _Values
 def _prepared(field: Any, value: Any) -> Any:
     """Return a value as it is given to the database, so that "1" and 1 are no difference."""
     # A value that the field does not take is the site's error, which is raised there.
-    with suppress(Exception):
+    try:
         return field.get_prep_value(value)
-    return value
+    except Exception as error:
+        if is_interrupt(error):
+            raise
+        return value
 
 
 def _change(model: Any, instance: Any, operation: Literal["create", "update", "delete"], changes: Changes) -> RowChange:

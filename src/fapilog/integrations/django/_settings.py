@@ -17,7 +17,7 @@ from ...config import options_from_config
 from ...core.audit import AuditTrail
 from ...record.options import did_you_mean, require_callable
 from ...record.values import kind_of
-from ...tasks.strangers import Log
+from ...tasks.strangers import Log, is_interrupt
 from .._requests import RequestOptions
 
 __all__ = [
@@ -240,7 +240,7 @@ def begin() -> None:
 
 def record(log: Callable[[], object]) -> None:
     """
-    Call *log*, which records an event; log its exception, with the type alone.
+    Call *log*, which records an event; log its exception, unless a signal handler has raised it, with the type alone.
 
     The site has made its change by then. An event that can't be stored opens an incident of the trail, which alerts.
     The trail is asked for in *log*, and not before: its first use raises where the setting AUDIT is wrong.
@@ -248,6 +248,8 @@ def record(log: Callable[[], object]) -> None:
     try:
         log()
     except Exception as error:
+        if is_interrupt(error):
+            raise
         _log.error("an event of Django is not recorded: %s", type(error).__qualname__)
 
 

@@ -20,7 +20,7 @@ from ...context import audit_context, current_audit_context
 from ...core.audit import AuditTrail
 from ...record.freezing import frozen_mapping
 from ...record.options import did_you_mean
-from ...tasks.strangers import Log
+from ...tasks.strangers import Log, is_interrupt
 from .._rowchanges import RowChange, masked
 from ._ledger import UNKNOWN, Changed, Created, Deleted, Key, Outcome, outcomes
 from ._states import (
@@ -49,13 +49,15 @@ _await: Final[Callable[[Any], Any]] = getattr(concurrency, "await_", None) or co
 
 
 def contained(listen: Callable[..., None]) -> Callable[..., None]:
-    """Return a listener that raises nothing into the session: an error is logged, by its type."""
+    """Return a listener that raises an interrupt alone into the session: any other error is logged, by its type."""
 
     @functools.wraps(listen)
     def call(*given: Any) -> None:
         try:
             listen(*given)
         except Exception as error:
+            if is_interrupt(error):
+                raise
             _log.error("a change in the database is not recorded: %s", type(error).__qualname__)
 
     return call
@@ -246,6 +248,7 @@ class _Losses:
 
     def __init__(self) -> None:
         self._errors: list[str] = []
+        self._interrupt: Exception | None = None
         self._until = math.inf
 
     def check(self) -> None:
@@ -261,6 +264,8 @@ class _Losses:
     ) -> bool:
         if not isinstance(error, Exception):
             return False
+        if is_interrupt(error):
+            self._interrupt = error
         self._errors.append(type(error).__qualname__)
         self._until = min(self._until, time.monotonic() + _SECONDS)
         return True
@@ -272,3 +277,6 @@ class _Losses:
                 len(self._errors),
                 ", ".join(sorted(set(self._errors))),
             )
+        # Not before: the other changes are committed too.
+        if self._interrupt is not None:
+            raise self._interrupt
