@@ -117,7 +117,7 @@ class Walk:
 
     Attributes:
         room: The bytes that are left of it.
-        longest: The characters of the longest text.
+        longest: The characters of the longest text, if it has more than `LEAST_TEXT`; else 0.
         cut: The names of the root, as far as something was cut there.
         counts: How many values the containers had in which some were left out, by the id of the result.
     """
@@ -190,7 +190,8 @@ class Walk:
                 name = self._limited(name, self._max_name)
             if name in frozen:
                 name = free_name(name, frozen, taken)
-            self.room -= 3 + min(len(name), LEAST_TEXT)
+            length = len(name)
+            self.room -= length + 3 if length < LEAST_TEXT else LEAST_TEXT + 3
             frozen[name] = self._value(value)
             if self._cuts != before and cuts is not None:
                 cuts.append(name)
@@ -309,8 +310,11 @@ class Walk:
     # -- texts
 
     def _text(self, given: str) -> str:
-        self.room -= 1 + min(len(given), LEAST_TEXT)
-        self.longest = max(self.longest, len(given))
+        length = len(given)
+        self.room -= length + 1
+        if length > LEAST_TEXT:
+            self.room += length - LEAST_TEXT
+            self.longest = max(self.longest, length)
         return given if self._storable is None else self._limited(given, self._max_text)
 
     def _limited(self, given: str, limit: int) -> str:

@@ -8,7 +8,6 @@ A text that is too long is cut. Its length and hash stand in its place, and `tru
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final, Literal, TypeAlias, TypedDict
 
@@ -184,13 +183,15 @@ def recorded(given: dict[str, Any], fields: dict[str, Any], *, limits: tuple[int
     taken = _Taken(given, fields, limits)
     # No text is too long in a record so short, nor is that with its characters escaped, which takes six bytes for each.
     short = min(limits[0], limits[1], limits[2] // 8)
-    if max(taken.least, taken.longest) <= short:
-        with suppress(UnicodeEncodeError):
+    if taken.least <= short >= taken.longest:
+        try:
             event = taken.whole()
             record = _encode(event)[:-1]
             # And none was escaped without a backslash, which JSON doubles.
             if len(record) <= short and b"\\\\ud" not in record:
                 return event, printable(record)
+        except UnicodeEncodeError:
+            pass
     event = taken.fitting()
     return event, printable(_encode(event)[:-1])
 
@@ -281,12 +282,11 @@ class _Taken:
             room //= 2
         elif self._fits(event := self._cut(longest, room)):
             return event
-        # First as many values as fit with the shortest texts, then as much of the texts as fit with these values.
+        # First as many values as fit with the shortest texts; then as much of the texts as fit with these values.
         while not self._fits(event := self._cut(LEAST_TEXT, room)) and room > 1:
             room //= 2
-        is_cut = self._has_cut
-        sizes = [longest >> times for times in range(longest.bit_length()) if longest >> times > LEAST_TEXT]
-        while sizes and is_cut:
+        sizes = [size for each in range(32) if (size := longest >> each) > LEAST_TEXT] if self._has_cut else []
+        while sizes:
             middle = len(sizes) // 2
             if self._fits(longer := self._cut(sizes[middle], room)):
                 event, sizes = longer, sizes[:middle]
