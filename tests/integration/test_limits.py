@@ -579,6 +579,7 @@ in_sync() if sys.argv[2] == "in_sync" else anyio.run(main, backend=sys.argv[3])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @pytest.mark.parametrize(
     ("call", "outcome"),
