@@ -532,7 +532,7 @@ async def test_what_is_no_record_of_a_trail_is_refused(tmp_path: Path) -> None:
 
 # The first calls of a process, with no file descriptor left to read a module from. In the end the trail works.
 NO_FILES = """
-import os, resource, sys, anyio
+import contextlib, os, resource, sys, anyio
 from fapilog import AuditStorageError, AuditTrail, MemoryStorage
 
 async def logs(trail): await trail.log_event("data_access", "m")
@@ -545,34 +545,30 @@ async def starts(trail): await trail.start()
 async def stops(trail): await trail.stop()
 async def drains(trail): await trail.drain()
 
-async def main():
-    call = globals()[sys.argv[2]]
-    trail = AuditTrail(storage_path=sys.argv[1])
+@contextlib.contextmanager
+def no_files():
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
     files = []
     try:
         while True: files.append(os.open(os.devnull, os.O_RDONLY))
     except OSError: pass
     try:
-        await call(trail)
+        yield
         print("done")
     except AuditStorageError as error: print("Too many open files" in str(error))
     finally:
         while files: os.close(files.pop())
+
+async def main():
+    call = globals()[sys.argv[2]]
+    trail = AuditTrail(storage_path=sys.argv[1])
+    with no_files(): await call(trail)
     await trail.log_event("data_access", "m")
     await trail.stop()
 
 def in_sync():
     trail = AuditTrail(storage_path=sys.argv[1])
-    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-    files = []
-    try:
-        while True: files.append(os.open(os.devnull, os.O_RDONLY))
-    except OSError: pass
-    try: trail.sync.log_event("data_access", "m")
-    except AuditStorageError as error: print("Too many open files" in str(error))
-    finally:
-        while files: os.close(files.pop())
+    with no_files(): trail.sync.log_event("data_access", "m")
     trail.sync.log_event("data_access", "m")
 
 in_sync() if sys.argv[2] == "in_sync" else anyio.run(main, backend=sys.argv[3])
