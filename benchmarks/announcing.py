@@ -38,7 +38,7 @@ def announced(
         background = Background()
         life = Life(background.open())
         await life.enter()
-        announcer = Announcer(background, Aftermath(0), timeout=30, limit=1000)
+        announcer = Announcer(background, Aftermath(0), ours=bool, timeout=30, limit=1000)
         signal, sender, details = prepared(receiver)
         took = 0.0
         for _ in range(times // batch):

@@ -91,7 +91,7 @@ class Rig:
             dispatcher,
             policy=policy or CompliancePolicy(),
             background=self.background,
-            announcer=Announcer(self.background, Aftermath(0), timeout=10, limit=100),
+            announcer=Announcer(self.background, Aftermath(0), ours=bool, timeout=10, limit=100),
             health=self.health,
             outstanding=self.outstanding,
             aftermath=Aftermath(0),

@@ -34,7 +34,7 @@ def background() -> Background:
 @pytest.fixture
 def announcer(background: Background) -> Announcer:
     """Return an announcer whose receivers may take ten seconds."""
-    return Announcer(background, Aftermath(0), timeout=10, limit=5)
+    return Announcer(background, Aftermath(0), ours=bool, timeout=10, limit=5)
 
 
 class Calls(list[Any]):

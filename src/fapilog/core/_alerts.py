@@ -14,7 +14,6 @@ import anyio
 
 from ..record.chain import ChainHead
 from ..record.events import AuditEvent, handed_out
-from ..record.values import text
 from ..storage.closing import close_in_time
 from ..storage.protocol import AuditStorage, KeptAlert
 from ..tasks.background import Background
@@ -109,7 +108,9 @@ class Alerts:
         self._stop_timeout = stop_timeout
         self.background: Background = Background()
         self.aftermath: Aftermath = Aftermath(min(timeout, _AFTERMATH))
-        self.announcer: Announcer = Announcer(self.background, self.aftermath, timeout=timeout, limit=buffer)
+        self.announcer: Announcer = Announcer(
+            self.background, self.aftermath, ours=AlertForwarder.receive, timeout=timeout, limit=buffer
+        )
         self.health: Health = Health(policy, self.background, announce=announce, store=store, files=files)
         self.watch: Watch = Watch(
             storage,
@@ -256,7 +257,7 @@ class Alerts:
         if self.background.home is not None:
             self.background.forget()
         self.catch_up = None
-        self.outstanding.resends = False
+        self.outstanding.end_resending()
         self.forwarder.give_up()
         self.announcer.give_up()
 
@@ -292,7 +293,7 @@ class Alerts:
     ) -> AsyncGenerator[None]:
         began = None
         try:
-            await self._say_what_is_wrong()
+            await self.watch.warn_if_in_trouble()
             if self._policy.enabled:
                 await self.watch.expect()
             await self.health.enter()
@@ -307,26 +308,15 @@ class Alerts:
                 await life.within(left, self.background.settle)
         finally:
             with anyio.CancelScope(shield=True):
-                await (self._end() if began is not None else self._end("the trail could not be started"))
+                if began is None:
+                    self.forwarder.give_up("the trail could not be started")
+                await self._end()
             # By `stop`, or with the event loop; not if it was never started, since its dispatcher can't be entered.
             self.was_stopped = began is not None
 
-    async def _say_what_is_wrong(self) -> None:
-        """Say at the start, and not at the first event, that the storage can't store."""
-        trouble = getattr(self._storage, "trouble", None)
-        if trouble is None:
-            return
-        try:
-            with contained():
-                words = await trouble()
-        except Exception as error:
-            words = type(error).__qualname__
-        if words is not None:
-            _log.error("this trail can't store: %s", text(words))
-
-    async def _end(self, *words: str) -> None:
-        """Report the alerts that are left, by *words*, run the receivers of the reports, and close the files."""
-        self.forwarder.give_up(*words)
+    async def _end(self) -> None:
+        """Report the alerts that are left, run the receivers of the reports, and close the files."""
+        self.forwarder.give_up()
         await self._send_kept()
         self.announcer.give_up()
         await self.health.leave()

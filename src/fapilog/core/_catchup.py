@@ -97,11 +97,11 @@ class CatchUp:
             with contained():
                 await self._find_mark()
         except Exception as error:
-            self._outstanding.resends = True
+            self._outstanding.begin_resending()
             self._complain(error)
             self._want()
         except BaseException:
-            self._outstanding.resends = False
+            self._outstanding.end_resending()
             raise
         else:
             if self._mark != self._head:
@@ -118,7 +118,7 @@ class CatchUp:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._tasks is not None  # noqa: S101 - entered
-        self._outstanding.resends = False
+        self._outstanding.end_resending()
         self._tasks.cancel_scope.cancel()
         try:
             await self._tasks.__aexit__(None, None, None)
@@ -186,7 +186,7 @@ class CatchUp:
     async def _find_mark(self) -> None:
         head = await head_of(self._storage)
         # Not before: this head is the mark of a new dispatcher, and no alert about an event up to there is resent.
-        self._outstanding.resends = True
+        self._outstanding.begin_resending()
         mark = await self._dispatcher.resume_from(head)
         if not await holds(self._storage, mark):
             cause = f"record {mark.sequence_number} is not the one that the dispatcher knows; it was cut, or is another"

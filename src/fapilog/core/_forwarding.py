@@ -83,7 +83,6 @@ class AlertForwarder:
         self._policy = policy
         self._background = background
         self._announcer = announcer
-        announcer.ours = AlertForwarder.receive
         self._health = health
         self._outstanding = outstanding
         self._aftermath = aftermath
@@ -141,14 +140,13 @@ class AlertForwarder:
         is_open = self._background.home is not None
         with self._lock:
             is_full = (len(self._buffer) if is_open else self._background.kept) >= self._limit
-            is_missed = is_full and self._outstanding.resends and event.sequence_number is not None
+            is_missed = is_full and self._outstanding.miss(event)
             if not is_missed:
                 self._outstanding.add(pending)
             if is_open and not is_full:
                 self._buffer.append(pending)
                 pending.is_taken = True
         if is_missed:
-            self._outstanding.miss(event)
             self._outstanding.changed.notify()
         elif is_full:
             self._report(pending, AlertBufferFullError(self._limit))
@@ -159,14 +157,14 @@ class AlertForwarder:
         else:
             self._start_first()
 
-    def give_up(self, *words: str) -> None:
-        """Fail the alerts that have no report, since the trail was stopped, or as *words* say."""
+    def give_up(self, why: str = "the trail was stopped first") -> None:
+        """Fail the alerts that have no report."""
         with self._lock:
             self._buffer.clear()
             self._sending.clear()
             self._is_starting = False
         for pending in self._outstanding.all():
-            self._report(pending, AlertStoppedError(*words))
+            self._report(pending, AlertStoppedError(why))
 
     def give_up_lost(self) -> None:
         """Fail the alerts whose event loop was closed around their sending."""
@@ -294,7 +292,7 @@ class AlertForwarder:
             with self._lock:
                 self.dispatched += error is None
                 self.failed += error is not None
-        if error is not None and self._outstanding.resends and event.sequence_number is not None:
+        if error is not None:
             self._outstanding.miss(event)
         self._outstanding.changed.notify()
         self._health.reported(report, pending.announced)

@@ -56,7 +56,6 @@ class Outstanding:
     buffer full, or failed. Any thread may call any method.
 
     Attributes:
-        resends: Whether a catch-up resends the alerts that are missed from now on.
         has_missed: Whether an alert was missed since `watch` was called.
         changed: Notified after every change.
     """
@@ -68,7 +67,7 @@ class Outstanding:
         self._pending: dict[Pending, None] = {}
         self._watched: frozenset[Identity] = frozenset()
         self._missed: set[Identity] = set()
-        self.resends: bool = False
+        self._is_resending = False
         self.has_missed: bool = False
         self.changed: Condition = Condition()
 
@@ -92,7 +91,7 @@ class Outstanding:
         Returns:
             Whether nothing resends it: it was not received yet, and there is no catch-up.
         """
-        is_lost = event_id in self._unannounced and not self.resends
+        is_lost = event_id in self._unannounced and not self._is_resending
         self._unannounced.pop(event_id, None)
         self.has_missed = True
         self.changed.notify()
@@ -127,12 +126,23 @@ class Outstanding:
         """Return the alerts without a report."""
         return tuple(self._pending.copy())
 
-    def miss(self, event: AuditEvent) -> None:
-        """Note an alert for the catch-up to resend."""
+    def begin_resending(self) -> None:
+        """Note that a catch-up resends the alerts that are missed from now on."""
+        self._is_resending = True
+
+    def end_resending(self) -> None:
+        """Note that nothing resends alerts any more."""
+        self._is_resending = False
+
+    def miss(self, event: AuditEvent) -> bool:
+        """Note an alert for the catch-up to resend; return False if it can't, or if there is none."""
+        if not self._is_resending or event.sequence_number is None:
+            return False
         with self._lock:
             self.has_missed = True
             if identity_of(event) in self._watched:
                 self._missed.add(identity_of(event))
+        return True
 
     def watch(self, identities: Collection[Identity]) -> frozenset[Identity]:
         """Note from now on which of these events' alerts are missed; return the events whose alerts have no report."""

@@ -106,6 +106,19 @@ class Watch:
         self.due = 0.0
         self.is_expected = not self._must_exist and self._expected_head == EMPTY
 
+    async def warn_if_in_trouble(self) -> None:
+        """Say at the start, and not at the first event, that the storage can't store."""
+        trouble = getattr(self._storage, "trouble", None)
+        if trouble is None:
+            return
+        try:
+            with contained():
+                words = await trouble()
+        except Exception as error:
+            words = type(error).__qualname__
+        if words is not None:
+            _log.error("this trail can't store: %s", text(words))
+
     async def expect(self) -> None:
         """
         Check that the expected trail is there, if one is expected; nothing may be stored before.

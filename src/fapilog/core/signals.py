@@ -174,20 +174,26 @@ class Announcer:
     Args:
         background: Runs the asynchronous receivers.
         aftermath: Knows the calls of the receivers, which may log events.
+        ours: A method of this package that is connected. It raises nothing itself: an exception that comes out of it is
+            of a signal handler, and for the caller.
         timeout: Seconds that one call of an asynchronous receiver may take.
         limit: Calls of asynchronous receivers that may be under way; more are skipped, and that is logged.
-
-    Attributes:
-        ours: A method of this package that is connected. It raises nothing itself: an exception that comes out of it is
-            of a signal handler, and for the caller. None if there is none.
     """
 
-    def __init__(self, background: Background, aftermath: Aftermath, *, timeout: float, limit: int) -> None:
+    def __init__(
+        self,
+        background: Background,
+        aftermath: Aftermath,
+        *,
+        ours: Callable[..., object],
+        timeout: float,
+        limit: int,
+    ) -> None:
         self._background = background
         self._aftermath = aftermath
         self._timeout = timeout
         self._limit = limit
-        self.ours: Callable[..., object] | None = None
+        self._ours = ours
         # The awaitables of asynchronous receivers that are not awaited to their end.
         self._under_way: dict[int, Awaitable[object]] = {}
         self._muted: set[str] = set()
@@ -234,7 +240,7 @@ class Announcer:
         except BaseException as error:
             # CancelledError, GeneratorExit and the panics of extension modules are no Exception; raised by a plain
             # function they are no cancellation of the caller either.
-            if _function(receiver) is self.ours:
+            if _function(receiver) is self._ours:
                 raise
             _log_failure(receiver, error)
 
