@@ -18,7 +18,7 @@ import msgspec
 from fapilog import AuditEvent, NoopAlertDispatcher
 from fapilog.core.alerting import Alert
 from fapilog.delivery.outbox import Outbox
-from fapilog.delivery.outbox._claims import Ending
+from fapilog.delivery.outbox._claims import Ending, Verdict
 from fapilog.delivery.outbox._file import OutboxFile
 from fapilog.delivery.outbox._filequeue import FileQueue
 from fapilog.delivery.outbox._place import Request
@@ -156,7 +156,8 @@ def _put(first: int, alerts: int, delivered: bool, queue: FileQueue) -> None:  #
         queue.put("alerts", Alert(event, "security", None), now)
     if delivered:
         claims = queue.exchange("alerts", _request(now)._replace(room=alerts)).claims
-        endings = [Ending(claim, now, 0.01, "dispatched", None, "delivered", 0.0, 0, 0.0) for claim in claims]
+        arrived = Verdict("dispatched", "delivered", wait=0.0, failures=0, spent=0.0)
+        endings = [Ending(claim, arrived, now, took=0.01, reason=None, next_at=0.0) for claim in claims]
         queue.exchange("alerts", _request(now)._replace(endings=endings))
 
 

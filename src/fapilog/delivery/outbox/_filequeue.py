@@ -152,24 +152,24 @@ class FileQueue(FileReceipts):
 
     def _end(self, outbox: str, ending: Ending, lease: str, now: float, due_at: float) -> None:
         """Note how an attempt ended; an alert that another process has taken over stays there, unless delivered."""
-        claim = ending.claim
+        claim, verdict = ending.claim, ending.verdict
         id_ = self._found_or_put(outbox, claim)
         self.connection.execute(
             "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?)",
-            (id_, claim.attempt, ending.began_at, ending.took, ending.outcome, ending.reason),
+            (id_, claim.attempt, ending.began_at, ending.took, verdict.outcome, ending.reason),
         )
-        if ending.status == "delivered":
+        if verdict.status == "delivered":
             self.connection.execute(
                 "UPDATE alerts SET status = 'delivered', lease = NULL, event = NULL, reason = NULL, ended_at = ?,"
                 " attempts = max(attempts, ?), failures = ? WHERE id = ? AND status <> 'delivered'",
-                (now, claim.attempt, ending.failures, id_),
+                (now, claim.attempt, verdict.failures, id_),
             )
         else:
-            ended_at = None if ending.status == "pending" else now
+            ended_at = None if verdict.status == "pending" else now
             self.connection.execute(
                 "UPDATE alerts SET status = ?, due_at = ?, noted_at = ?, lease = NULL, failures = ?, spent = ?,"
                 " reason = ?, ended_at = ? WHERE id = ? AND status = 'pending' AND lease = ?",
-                (ending.status, due_at, now, ending.failures, ending.spent, ending.reason, ended_at, id_, lease),
+                (verdict.status, due_at, now, verdict.failures, verdict.spent, ending.reason, ended_at, id_, lease),
             )
 
     def _give_back(self, outbox: str, claim: Claim, lease: str, now: float) -> None:

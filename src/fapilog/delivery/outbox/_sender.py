@@ -14,8 +14,8 @@ from ...record.events import AuditEvent
 from ...tasks.background import Background
 from ...tasks.fork import call_in_child
 from ...tasks.strangers import Log, contained
-from ._breaker import LONGEST_PAUSE, Breaker, Verdict
-from ._claims import Claim, Claims, Ending
+from ._breaker import LONGEST_PAUSE, Breaker
+from ._claims import Claim, Claims, Ending, Verdict
 from ._place import Answer, Request
 from ._rows import OutboxState
 from ._store import SentDirectly, Store
@@ -237,7 +237,7 @@ class Sender:
         cause = f"the oldest of {state.pending} alerts has waited for {age:.0f} s" if is_old else None
         self._store.report(f"the age of the outbox {self._store.name}", cause)
         # The alerts were counted before the deaths that are not stored yet.
-        if not state.dead and all(ending.status != "dead" for ending in self._claims.endings):
+        if not state.dead and all(ending.verdict.status != "dead" for ending in self._claims.endings):
             self._store.report(f"dead alerts in the outbox {self._store.name}", None)
 
     async def _let_lanes_work(self) -> None:
@@ -306,9 +306,8 @@ class Sender:
 
     def _note(self, claim: Claim, began_at: float, report: DeliveryReport, verdict: Verdict) -> None:
         """Keep how an attempt ended until it is stored, log a failure, and report to the trail."""
-        outcome, status, wait, failures, spent = verdict
-        next_at = anyio.current_time() + wait
-        self._claims.end(Ending(claim, began_at, report.took, outcome, report.reason, status, next_at, failures, spent))
+        next_at = anyio.current_time() + verdict.wait
+        self._claims.end(Ending(claim, verdict, began_at, report.took, report.reason, next_at))
         name, event_id = self._store.name, claim.event_id
         if verdict.status == "dead":
             message = "the outbox %s gives up the alert about event %s after attempt %d: %s"
