@@ -17,10 +17,11 @@ import msgspec
 
 from fapilog import AuditEvent, NoopAlertDispatcher
 from fapilog.core.alerting import Alert
-from fapilog.delivery.outbox import Outbox, _queue
-from fapilog.delivery.outbox._claims import Ending
+from fapilog.delivery.outbox import Outbox
+from fapilog.delivery.outbox._claims import Ending, Verdict
 from fapilog.delivery.outbox._file import OutboxFile
 from fapilog.delivery.outbox._filequeue import FileQueue
+from fapilog.delivery.outbox._place import Request
 from fapilog.providers.webhook import WebhookDispatcher
 
 from .providing import an_event_each, origin, requests_of
@@ -38,7 +39,8 @@ def taken(backend: str, directory: str, *, alerts: int, pending: int = 0) -> Ite
         path = Path(folder, "alerts.db")
         fill(path, pending)
         # Nothing is sent meanwhile, so that it is only the taking that is measured.
-        OutboxFile(path).run([lambda queue: _queue.pause(queue.connection, "alerts", time.time(), time.time() + 3600)])
+        paused = _request(time.time())._replace(pause=3600.0)
+        OutboxFile(path).run([lambda queue: queue.exchange("alerts", paused)])
 
         async def run(events: list[AuditEvent]) -> float:
             waiting = iter(events)
@@ -149,10 +151,15 @@ def fill(path: Path, alerts: int, *, delivered: bool = False) -> None:
 
 
 def _put(first: int, alerts: int, delivered: bool, queue: FileQueue) -> None:  # noqa: FBT001
-    connection, now = queue.connection, time.time()
+    now = time.time()
     for event in an_event_each(alerts, first=first):
-        _queue.put(connection, "alerts", Alert(event, "security", None), now)
+        queue.put("alerts", Alert(event, "security", None), now)
     if delivered:
-        for claim in _queue.claim(connection, "alerts", "benchmark", now, now + 60, limit=alerts):
-            ending = Ending(claim, now, 0.01, "dispatched", None, "delivered", 0.0, 0, 0.0)
-            _queue.end(connection, "alerts", ending, "benchmark", now, due_at=now)
+        claims = queue.exchange("alerts", _request(now)._replace(room=alerts)).claims
+        arrived = Verdict("dispatched", "delivered", wait=0.0, failures=0, spent=0.0)
+        endings = [Ending(claim, arrived, now, took=0.01, reason=None, next_at=0.0) for claim in claims]
+        queue.exchange("alerts", _request(now)._replace(endings=endings))
+
+
+def _request(now: float) -> Request:
+    return Request("benchmark", now, 0.0, lasts=60.0, longest_wait=3600.0)

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 
 from fapilog import AmbiguousDeliveryError, PermanentDeliveryError, TransientDeliveryError
 from fapilog.core.alerting import Alert
-from fapilog.delivery.outbox import Outbox, _queue
+from fapilog.delivery.outbox import Outbox
 from fapilog.delivery.outbox._file import OutboxFile
 from fapilog.delivery.outbox._filequeue import FileQueue
 from fapilog.testing import RecordingDispatcher
@@ -148,7 +148,7 @@ def test_nothing_to_list(file: Path) -> None:
 
 def test_an_empty_outbox(tmp_path: Path) -> None:
     """An outbox into which nothing has come is no error."""
-    OutboxFile(tmp_path / "alerts.db").run([lambda queue: _queue.pause(queue.connection, "slack", 0.0, 1.0)])
+    OutboxFile(tmp_path / "alerts.db").run([lambda queue: queue.touch("slack")])
     assert run("list", tmp_path / "alerts.db", "--status", "all") == (0, "no alerts\n", "")
     assert run("list", tmp_path / "alerts.db", "--outbox", "slack")[0] == 0
 

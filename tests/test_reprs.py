@@ -9,7 +9,7 @@ import pytest
 from fapilog import AuditEvent, AuditEventType, AuditLogLevel, ErrorDetails, PermanentDeliveryError
 from fapilog.core.alerting import Alert, DeliveryReport
 from fapilog.delivery.outbox import OutboxAlert, OutboxAttempt
-from fapilog.delivery.outbox._claims import Claim, Ending
+from fapilog.delivery.outbox._claims import Claim, Ending, Verdict
 from fapilog.storage.protocol import EventFilter
 
 EVENT_ID = "0b0e1c1a-9c5e-4f5c-8a55-3f6f2a8f7d11"
@@ -50,7 +50,7 @@ REPRS = {
     f"<DeliveryReport permanent critical {SHOWN}>": REPORT,
     f"<Claim of <Alert critical about {SHOWN}>, attempt 2>": CLAIM,
     f"<Ending permanent of <Claim of <Alert critical about {SHOWN}>, attempt 2>>": Ending(
-        CLAIM, 0.0, 0.0, "permanent", None, "dead", next_at=0.0, failures=2, spent=0.0
+        CLAIM, Verdict("permanent", "dead", 0.0, 2, 0.0), 0.0, took=0.0, reason=None, next_at=0.0
     ),
     f"<OutboxAlert {EVENT_ID} data_access critical 12 dead>": OutboxAlert(
         outbox="slack",

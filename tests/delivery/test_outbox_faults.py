@@ -26,7 +26,7 @@ import pytest
 
 from fapilog import AuditEvent, NoopAlertDispatcher, OutboxError, TransientDeliveryError
 from fapilog.core.alerting import Alert
-from fapilog.delivery.outbox import Outbox, OutboxState, _file, _queue
+from fapilog.delivery.outbox import Outbox, OutboxState, _file
 from fapilog.delivery.outbox._file import OutboxFile
 from fapilog.delivery.outbox._filequeue import FileQueue
 from fapilog.testing import RecordingDispatcher
@@ -138,14 +138,14 @@ async def test_one_bad_call_harms_no_other(tmp_path: Path) -> None:
 async def test_what_the_file_cannot_take_goes_out_directly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An alert that can't be written, for whatever reason, goes out directly, once, and others are kept."""
     inner = Scripted()
-    put = _queue.put
+    put = FileQueue.put
 
-    def fail(connection: sqlite3.Connection, outbox: str, alert: Alert, now: float) -> None:
+    def fail(queue: FileQueue, outbox: str, alert: Alert, now: float) -> None:
         if alert.event.event_id == an_event(1).event_id:
             raise MemoryError
-        put(connection, outbox, alert, now)
+        put(queue, outbox, alert, now)
 
-    monkeypatch.setattr(_queue, "put", fail)
+    monkeypatch.setattr(FileQueue, "put", fail)
     async with make(inner, tmp_path) as outbox:
         for number in (1, 2):
             await outbox.send_alert(an_event(number), severity="critical")

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from fapilog import PermanentDeliveryError
 from fapilog.core.alerting import Alert
-from fapilog.delivery.outbox import _queue
-from fapilog.delivery.outbox._claims import Ending
+from fapilog.delivery.outbox._claims import Ending, Verdict
 from fapilog.delivery.outbox._file import OutboxFile
 from fapilog.delivery.outbox._filequeue import FileQueue
+from fapilog.delivery.outbox._place import Request
 from tests.doubles.scripted_dispatcher import an_event
 
 __all__ = ["GOOD", "NUMBERS", "SPOILED", "Spoilt", "an_outbox", "spoil", "spoil_outbox", "spoils"]
@@ -68,8 +68,9 @@ def an_outbox(path: Path, now: float, name: str = "alerts") -> None:
         for event in (SPOILED, *GOOD):
             queue.put(name, Alert(event, "critical", "#on-call"), now)
         [claim] = queue.claim(name, SPOILED, "theirs", now, 60)
-        ending = Ending(claim, now, 0.1, "permanent", str(PermanentDeliveryError("gone")), "dead", 0.0, 1, 0.0)
-        _queue.end(queue.connection, name, ending, "theirs", now, due_at=now)
+        dead = Verdict("permanent", "dead", wait=0.0, failures=1, spent=0.0)
+        ending = Ending(claim, dead, now, took=0.1, reason=str(PermanentDeliveryError("gone")), next_at=0.0)
+        queue.exchange(name, Request("theirs", now, 0.0, lasts=60.0, longest_wait=60.0, endings=[ending]))
         queue.retry(name, None, now)
 
     file = OutboxFile(path)

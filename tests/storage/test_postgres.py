@@ -551,7 +551,7 @@ def test_a_call_within_a_call_is_refused(storage: PostgresStorage) -> None:
             with pytest.raises(AuditStorageError, match="called from within a call of the same thread"):
                 without_loop(call)
 
-    storage._reading.link.call("be interrupted", handler, 60)
+    storage._reads.call("be interrupted", handler, 60)
     assert len(without_loop(storage.read(0, 10))) == 1
 
 
@@ -843,7 +843,7 @@ def test_the_server_comes_back(database: Server, trail: str, monkeypatch: pytest
     database.kill()
     with monkeypatch.context() as patch:
         patch.setattr(storage, "timeout", 1.0)
-        patch.setattr(storage._reading, "_timeout", 1.0)
+        patch.setattr(storage._reader, "_timeout", 1.0)
         with pytest.raises(AuditStorageError, match=r"^cannot append to trail .* in PostgreSQL /tmp/.*: connection"):
             append(storage, "b")
         result = without_loop(storage.verify())

@@ -478,7 +478,7 @@ def test_a_call_within_a_call_is_refused(storage: SQLiteStorage) -> None:
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
 
-    storage._reader.read(handler)
+    storage._reads.read(handler)
     assert len(without_loop(storage.read(0, 10))) == 1
 
 

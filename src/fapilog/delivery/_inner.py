@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 import anyio
 
-from ..core.alerting import Alert, AlertDispatcher, DurableDispatcher, is_resuming, require_dispatcher
+from ..core.alerting import (
+    Alert,
+    AlertDispatcher,
+    DurableDispatcher,
+    Reporter,
+    is_resuming,
+    reporter,
+    require_dispatcher,
+)
 from ..record.chain import ChainHead
 from ..record.errors import AmbiguousDeliveryError
 from ..record.options import several
@@ -18,16 +27,14 @@ from ..tasks.strangers import contained
 
 __all__ = [
     "Managers",
+    "Wrapper",
+    "WrapperOfSeveral",
     "checked",
     "deliver",
     "kept_in",
     "kinds",
     "missing_from",
-    "oldest_pending",
     "require_names",
-    "resume_from",
-    "resumed_to",
-    "resuming",
 ]
 
 
@@ -50,6 +57,63 @@ class Managers:
     async def leave(self) -> None:
         """Leave all, the last entered first, even if one of them raises."""
         await leave_all(self._entered.pop())
+
+
+class Wrapper:
+    """
+    A dispatcher around others, which are entered and left with it if they are asynchronous context managers.
+
+    Args:
+        dispatchers: The dispatchers inside.
+    """
+
+    def __init__(self, dispatchers: Iterable[AlertDispatcher]) -> None:
+        self._managers = Managers(dispatchers)
+        # That of the trail which has entered it, while it is entered.
+        self._reporter: Reporter | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._managers.enter()
+        self._reporter = reporter.get()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._reporter = None
+        await self._managers.leave()
+
+
+class WrapperOfSeveral(Wrapper):
+    """A wrapper that resumes as the dispatchers inside do, for an alert may be for any of them."""
+
+    def __init__(self, dispatchers: Sequence[AlertDispatcher]) -> None:
+        super().__init__(dispatchers)
+        self._dispatchers: Final = dispatchers
+
+    @property
+    def resumes(self) -> bool:
+        """Whether any of the dispatchers does."""
+        return any(map(is_resuming, self._dispatchers))
+
+    async def resume_from(self, head: ChainHead, *, anew: bool = False) -> ChainHead:
+        """Return the oldest mark of the dispatchers that resume; raises as they do."""
+        marks = [await each.resume_from(head, anew=anew) for each in self._resuming()]
+        return min(marks, key=lambda mark: mark.sequence_number, default=head)
+
+    async def resumed_to(self, mark: ChainHead) -> None:
+        """Tell all that resume."""
+        for each in self._resuming():
+            await each.resumed_to(mark)
+
+    async def oldest_pending(self) -> int | None:
+        """Return the number of the first event about which an alert is pending in any; None if none is."""
+        asked = [getattr(each, "oldest_pending", None) for each in self._resuming()]
+        numbers = [await each() for each in asked if each is not None]
+        return min((number for number in numbers if number is not None), default=None)
+
+    def _resuming(self) -> list[DurableDispatcher]:
+        return [each for each in self._dispatchers if is_resuming(each)]
 
 
 def checked(dispatchers: Iterable[AlertDispatcher]) -> list[AlertDispatcher]:
@@ -111,30 +175,6 @@ async def deliver(dispatcher: AlertDispatcher, alert: Alert, timeout: float | No
 
     await alone(send)
     return outcome
-
-
-def resuming(dispatchers: Iterable[AlertDispatcher]) -> list[DurableDispatcher]:
-    """Return the dispatchers that keep alerts."""
-    return [each for each in dispatchers if is_resuming(each)]
-
-
-async def resume_from(dispatchers: Iterable[AlertDispatcher], head: ChainHead, *, anew: bool) -> ChainHead:
-    """Ask all that resume for their marks, and return the oldest."""
-    marks = [await each.resume_from(head, anew=anew) for each in resuming(dispatchers)]
-    return min(marks, key=lambda mark: mark.sequence_number, default=head)
-
-
-async def resumed_to(dispatchers: Iterable[AlertDispatcher], mark: ChainHead) -> None:
-    """Tell all that resume."""
-    for each in resuming(dispatchers):
-        await each.resumed_to(mark)
-
-
-async def oldest_pending(dispatchers: Iterable[AlertDispatcher]) -> int | None:
-    """Return the number of the first event about which an alert is pending in any that resumes; None without one."""
-    asked = [getattr(each, "oldest_pending", None) for each in resuming(dispatchers)]
-    numbers = [await each() for each in asked if each is not None]
-    return min((number for number in numbers if number is not None), default=None)
 
 
 def kept_in(dispatchers: Iterable[AlertDispatcher], storage: object, alert: Alert) -> list[str]:

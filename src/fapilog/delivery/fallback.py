@@ -9,25 +9,24 @@ Send an alert to the first of several dispatchers that takes it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import anyio
 
-from ..core.alerting import Alert, AlertDispatcher, DeliveryReport, Reporter, reporter
+from ..core.alerting import Alert, AlertDispatcher, DeliveryReport
 from ..core.partial import combined
 from ..record.errors import AmbiguousDeliveryError, reason
 from ..record.events import AuditEvent
 from ..record.options import require
 from ..tasks.strangers import Log
-from ._inner import Managers, checked, deliver, kinds
+from ._inner import Wrapper, checked, deliver, kinds
 
 __all__ = ["Fallback"]
 
 _log: Final = Log("fapilog.delivery")
 
 
-class Fallback:
+class Fallback(Wrapper):
     """
     Sends an alert to its dispatchers in order, until one takes it.
 
@@ -59,21 +58,9 @@ class Fallback:
 
     def __init__(self, dispatchers: Iterable[AlertDispatcher], *, timeout: float = 10.0) -> None:
         self._dispatchers = checked(dispatchers)
+        super().__init__(self._dispatchers)
         self._kinds = kinds(self._dispatchers)
         self._timeout = require("timeout", timeout, above=0)
-        self._managers = Managers(self._dispatchers)
-        self._reporter: Reporter | None = None
-
-    async def __aenter__(self) -> Self:
-        await self._managers.enter()
-        self._reporter = reporter.get()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._reporter = None
-        await self._managers.leave()
 
     def __repr__(self) -> str:
         return f"<Fallback {self._dispatchers!r}>"

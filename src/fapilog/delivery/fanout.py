@@ -11,32 +11,18 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from contextvars import copy_context
 from functools import partial
-from types import TracebackType
-from typing import Self
 
 from ..core.alerting import Alert, AlertDispatcher, is_resuming
 from ..core.partial import PartialDelivery
-from ..record.chain import ChainHead
 from ..record.events import AuditEvent
 from ..record.options import require
 from ..tasks.background import side_by_side
-from ._inner import (
-    Managers,
-    checked,
-    deliver,
-    kept_in,
-    kinds,
-    missing_from,
-    oldest_pending,
-    resume_from,
-    resumed_to,
-    resuming,
-)
+from ._inner import WrapperOfSeveral, checked, deliver, kept_in, kinds, missing_from
 
 __all__ = ["FanOut"]
 
 
-class FanOut:
+class FanOut(WrapperOfSeveral):
     """
     Sends every alert to all of its dispatchers at the same time.
 
@@ -70,19 +56,9 @@ class FanOut:
     """
 
     def __init__(self, dispatchers: Iterable[AlertDispatcher], *, timeout: float | None = None) -> None:
-        self._dispatchers = checked(dispatchers)
+        super().__init__(checked(dispatchers))
         self._timeout = None if timeout is None else require("timeout", timeout, above=0)
-        self._managers = Managers(self._dispatchers)
         self._partial = PartialDelivery("fan-out", "dispatchers", kinds=kinds(self._dispatchers))
-
-    async def __aenter__(self) -> Self:
-        await self._managers.enter()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._managers.leave()
 
     def __repr__(self) -> str:
         return f"<FanOut {self._dispatchers!r}>"
@@ -111,15 +87,6 @@ class FanOut:
         await side_by_side((copy_context(), partial(send, number)) for number in lacking)
         self._partial.finish(alert, failures, len(self._dispatchers))
 
-    @property
-    def resumes(self) -> bool:
-        """Whether any of the dispatchers does."""
-        return bool(resuming(self._dispatchers))
-
-    async def resume_from(self, head: ChainHead, *, anew: bool = False) -> ChainHead:
-        """Return the oldest mark of the dispatchers that resume; raises as they do."""
-        return await resume_from(self._dispatchers, head, anew=anew)
-
     async def lacking(self, alerts: Sequence[Alert]) -> list[Alert]:
         """Return the *alerts* that a dispatcher that resumes lacks, and remember the dispatchers that have them."""
         lacked: dict[int, set[Hashable]] = {}
@@ -132,14 +99,6 @@ class FanOut:
                 if alert.key not in keys:
                     self._partial.delivered(alert, number)
         return wanted
-
-    async def resumed_to(self, mark: ChainHead) -> None:
-        """Tell all that resume."""
-        await resumed_to(self._dispatchers, mark)
-
-    async def oldest_pending(self) -> int | None:
-        """Return the number of the first event about which an alert is pending in any; None if none is."""
-        return await oldest_pending(self._dispatchers)
 
     def kept_in(self, storage: object, alert: Alert) -> list[str]:
         """Return the names of the outboxes of all dispatchers that keep *alert* in *storage*."""

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import suppress
-from types import TracebackType
-from typing import Self
 
 import anyio
 
@@ -24,12 +22,12 @@ from ..tasks.countdown import Countdown
 from ..tasks.events import Waiter, wake
 from ..tasks.fork import call_in_child
 from ..tasks.loops import Loop
-from ._inner import Managers
+from ._inner import Wrapper
 
 __all__ = ["RateLimit"]
 
 
-class RateLimit(Uncopied):
+class RateLimit(Wrapper, Uncopied):
     """
     Sends *burst* alerts at once and *rate* a second after that, in the order in which they came.
 
@@ -58,7 +56,7 @@ class RateLimit(Uncopied):
 
     def __init__(self, inner: AlertDispatcher, *, rate: float, burst: int, max_wait: float = 5.0) -> None:
         self._inner = require_dispatcher("inner", inner)
-        self._managers = Managers([inner])
+        super().__init__([inner])
         self._interval = 1 / require("rate", rate, above=0, finite=True)
         self._burst = require("burst", burst, at_least=1, whole=True)
         self._max_wait = require("max_wait", max_wait, at_least=0)
@@ -68,15 +66,6 @@ class RateLimit(Uncopied):
         self._waiting: deque[Waiter] = deque()
         # In a forked child no task would ever give up the turns that the parent's alerts wait for.
         call_in_child(self, lambda limit: limit._waiting.clear())  # noqa: SLF001
-
-    async def __aenter__(self) -> Self:
-        await self._managers.enter()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._managers.leave()
 
     def __repr__(self) -> str:
         return f"<RateLimit {self._inner!r}>"

@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import anyio
 import msgspec
 
-from ..core.alerting import AlertDispatcher, DeliveryReport, Reporter, pause_of, reporter, require_dispatcher
+from ..core.alerting import AlertDispatcher, DeliveryReport, pause_of, require_dispatcher
 from ..record.errors import AmbiguousDeliveryError, TransientDeliveryError
 from ..record.events import AuditEvent
 from ..record.options import require, require_bool, require_callable
 from ..record.values import text
 from ..tasks.countdown import Countdown
 from ..tasks.strangers import Log, contained
-from ._inner import Managers
+from ._inner import Wrapper
 
 __all__ = ["Attempt", "Retrying"]
 
@@ -57,7 +56,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     wait: float | None
 
 
-class Retrying:
+class Retrying(Wrapper):
     """
     Sends an alert again after a `TransientDeliveryError`, and after a lost answer if that does no harm.
 
@@ -102,7 +101,7 @@ class Retrying:
         on_attempt: Callable[[Attempt], None] | None = None,
     ) -> None:
         self._inner = require_dispatcher("inner", inner)
-        self._managers = Managers([inner])
+        super().__init__([inner])
         self._attempts = require("attempts", attempts, at_least=1, whole=True)
         self._timeout = require("timeout", timeout, above=0)
         self._wait_initial = require("wait_initial", wait_initial, at_least=0, finite=True)
@@ -111,20 +110,8 @@ class Retrying:
         self._retry_ambiguous = require_bool("retry_ambiguous", retry_ambiguous)
         require_callable("on_attempt", on_attempt, expected="a function of one Attempt", or_none=True)
         self._on_attempt = on_attempt
-        self._reporter: Reporter | None = None
         # For which the target has asked.
         self._pause = Countdown()
-
-    async def __aenter__(self) -> Self:
-        await self._managers.enter()
-        self._reporter = reporter.get()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._reporter = None
-        await self._managers.leave()
 
     def __repr__(self) -> str:
         return f"<Retrying {self._inner!r}>"

@@ -19,25 +19,14 @@ Send an alert to one of several dispatchers.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from types import TracebackType
-from typing import Final, Self, TypeAlias
+from typing import Final, TypeAlias
 
 from ..core.alerting import Alert, AlertDispatcher, is_resuming, require_dispatcher
-from ..record.chain import ChainHead
 from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType, AuditLogLevel, member
 from ..record.options import require_callable, require_mapping, require_text, several
 from ..tasks.strangers import Log, answer
-from ._inner import (
-    Managers,
-    kept_in,
-    missing_from,
-    oldest_pending,
-    require_names,
-    resume_from,
-    resumed_to,
-    resuming,
-)
+from ._inner import WrapperOfSeveral, kept_in, missing_from, require_names
 
 __all__ = ["Condition", "Route", "when"]
 
@@ -107,7 +96,7 @@ class _When:
         return f"when({', '.join(words)})"
 
 
-class Route:
+class Route(WrapperOfSeveral):
     """
     Sends an alert to the dispatcher of the first condition that it meets.
 
@@ -146,18 +135,8 @@ class Route:
         # A None for "nowhere" is refused here, and not at the first alert.
         self._default = require_dispatcher("default", default)
         # Without duplicates.
-        self._dispatchers = list({id(each): each for each in (*routes.values(), default)}.values())
+        super().__init__(list({id(each): each for each in (*routes.values(), default)}.values()))
         require_names("routes, default", self._dispatchers)
-        self._managers = Managers(self._dispatchers)
-
-    async def __aenter__(self) -> Self:
-        await self._managers.enter()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._managers.leave()
 
     def __repr__(self) -> str:
         routes = (f"{condition!r}: {dispatcher!r}" for condition, dispatcher in self._routes.items())
@@ -166,15 +145,6 @@ class Route:
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Send the alert to the dispatcher of its route."""
         await self._way(event, severity, channel).send_alert(event, severity=severity, channel=channel)
-
-    @property
-    def resumes(self) -> bool:
-        """Whether any of the dispatchers does."""
-        return bool(resuming(self._dispatchers))
-
-    async def resume_from(self, head: ChainHead, *, anew: bool = False) -> ChainHead:
-        """Return the oldest mark of the dispatchers that resume; raises as they do."""
-        return await resume_from(self._dispatchers, head, anew=anew)
 
     async def lacking(self, alerts: Sequence[Alert]) -> list[Alert]:
         """Return the *alerts* that the dispatcher of their route lacks, if it resumes."""
@@ -185,14 +155,6 @@ class Route:
             if own and is_resuming(dispatcher):
                 lacked |= await missing_from(dispatcher, own)
         return [alert for alert in alerts if alert.key in lacked]
-
-    async def resumed_to(self, mark: ChainHead) -> None:
-        """Tell all that resume."""
-        await resumed_to(self._dispatchers, mark)
-
-    async def oldest_pending(self) -> int | None:
-        """Return the number of the first event about which an alert is pending in any; None if none is."""
-        return await oldest_pending(self._dispatchers)
 
     def kept_in(self, storage: object, alert: Alert) -> list[str]:
         """

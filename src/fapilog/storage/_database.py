@@ -28,7 +28,6 @@ from .sqlitefile import (
     make_tables,
     number,
     pause,
-    roll_back,
 )
 
 __all__ = ["Database"]
@@ -73,21 +72,8 @@ class Database:
         with self._turn.taken(), self._failures("append to"):
             opened = self._opened(is_made=True)
             assert opened is not None  # noqa: S101 - made if it was not there
-            connection = opened.connection
-            _when_free(connection, "BEGIN IMMEDIATE")
-            try:
-                result = call(connection)
-                connection.execute("COMMIT")
-            except BaseException:
-                roll_back(connection)
-                raise
-            if not opened.is_in_place:
-                raise AuditStorageError(f"cannot append to {self._path}: it was replaced or removed meanwhile")
-            if not opened.has_kept:
-                raise AuditStorageError(
-                    f"{self._path}: its log was removed: the event is stored, but may not outlive this process"
-                )
-            return result
+            _when_free(opened.connection, "BEGIN IMMEDIATE")
+            return opened.commit(call)
 
     def read(self, call: Callable[[sqlite3.Connection], T]) -> T | None:
         """

@@ -11,14 +11,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from ..record.chain import EMPTY, ChainError, ChainHead, head_before
-from ..record.damage import DamagedRecord
 from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType
 from ._anchor import Anchor, anchor_in
-from ._holes import missing_rows
 from .protocol import AuditStorage, EventFilter
 
-__all__ = ["followed_by", "front_of", "missing_at_end", "missing_in_front", "number_of"]
+__all__ = ["followed_by", "front_of"]
 
 _PAGE: Final = 100
 _REMOVALS: Final = EventFilter(event_type=AuditEventType.RETENTION_POLICY_APPLIED)
@@ -52,41 +50,3 @@ async def front_of(storage: AuditStorage) -> Anchor | None:
             break
         wanted = wanted.numbered(after=None, before=before)
     return None
-
-
-async def missing_in_front(storage: AuditStorage, file: str, after: int, number: int | None) -> list[DamagedRecord]:
-    """
-    Return the hole in front of record *number*, the first one behind record *after*, if records are missing there.
-
-    Raises:
-        AuditStorageError: It can't be read.
-    """
-    if number is None or number <= max(0, after) + 1:
-        return []
-    front = await front_of(storage)
-    first = max(after, 0 if front is None else front.sequence_number) + 1
-    return [missing_rows(file, first, number)] if first < number else []
-
-
-async def missing_at_end(
-    storage: AuditStorage, file: str, wanted: EventFilter, limit: int, found: Sequence[AuditEvent | DamagedRecord]
-) -> list[DamagedRecord]:
-    """
-    Return the hole in front of the oldest record that was *found*, of *limit* at most, if all others are missing there.
-
-    Raises:
-        AuditStorageError: It can't be read.
-    """
-    is_open = wanted.numbered(after=None, before=None) == EventFilter()
-    if not is_open or sum(isinstance(item, AuditEvent) for item in found) >= limit:
-        return []
-    number = number_of(found[-1]) if found else None
-    if not found and wanted.before and await storage.read_lines(wanted.before - 1, 1):
-        # The page before has ended with the oldest.
-        number = wanted.before
-    return await missing_in_front(storage, file, wanted.after or 0, number)
-
-
-def number_of(item: AuditEvent | DamagedRecord) -> int | None:
-    """Return the number of an event; None of a hole."""
-    return item.sequence_number if isinstance(item, AuditEvent) else None

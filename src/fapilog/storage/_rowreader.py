@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Final, TypeAlias
 
+from ..record.chain import ChainHead
 from ..record.damage import DamagedRecord
 from ..record.events import AuditEvent
 from ._copied import is_record
@@ -68,6 +69,15 @@ class RowReader(ABC):
     @abstractmethod
     def numbers(self, query: str, *values: int) -> list[Any]:
         """Return the numbers that *query* finds: `some`, `last` or `newest`."""
+
+    @abstractmethod
+    def heads(self, head: ChainHead) -> Iterator[ChainHead]:
+        """
+        Yield the head after every page of the rows behind *head*, which are checked with their columns.
+
+        Raises:
+            ChainError: They are no chain.
+        """
 
     def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
         """Return the newest *limit* events that are wanted, the newest first, and the holes between them."""

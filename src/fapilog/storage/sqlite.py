@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import functools
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, overload
 
 from ..record import chain
-from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus, Seal
-from ..record.damage import DamagedRecord
+from ..record.chain import EMPTY, ChainError, ChainHead, ChainStatus, Seal
 from ..record.errors import AuditStorageError, StoringInterruptedError
 from ..record.events import AuditEvent
 from ..record.options import require_path
-from ..record.privacy import Uncopied, without_frames
+from ..record.privacy import without_frames
 from ..tasks.fork import call_in_child
 from ..tasks.groupcommit import GroupCommit
 from ..tasks.threads import in_thread
@@ -24,10 +23,9 @@ from ._copied import elsewhere, followed
 from ._database import Database
 from ._files.directory import why_not_writable
 from ._files.room import Room
-from ._front import front_of, missing_at_end, missing_in_front, number_of
 from ._rowreader import Row, RowReader
 from ._rows import COLUMNS, Question, follow_row, questions, rows_of, values_of
-from ._verdicts import unreadable, verdict_on
+from ._rowstorage import RowStorage
 from .protocol import EventFilter
 
 __all__ = ["SQLiteStorage"]
@@ -57,7 +55,7 @@ class _Item(NamedTuple):
     once: bool
 
 
-class SQLiteStorage(Uncopied):
+class SQLiteStorage(RowStorage):
     """
     The chain in one file of SQLite, for one process or many.
 
@@ -78,9 +76,6 @@ class SQLiteStorage(Uncopied):
         ValueError: An unknown *durability*.
     """
 
-    #: Without an event loop every method blocks the calling thread, and waits for nothing else.
-    runs_anywhere = True
-
     def __init__(self, path: Path | str, *, durability: Literal["fsync", "write"] = "fsync") -> None:
         if durability not in ("fsync", "write"):
             raise ValueError(f"durability: expected 'fsync' or 'write'; got {durability!r}")
@@ -88,8 +83,8 @@ class SQLiteStorage(Uncopied):
         self._path = require_path("path", path).absolute()
         self._writer = Database(self._path, durable=durability == "fsync")
         # Another connection, so that no reader is in a writer's way.
-        self._reader = Database(self._path, durable=durability == "fsync")
-        self._reading = _Reading(self._reader, self._path.name)
+        self._reads = Database(self._path, durable=durability == "fsync")
+        super().__init__(_Reader(self._reads, self._path.name))
         self._room = Room(self._path.parent)
         # The newest record that this process knows: one that is gone later was taken away.
         self._known = EMPTY
@@ -150,60 +145,6 @@ class SQLiteStorage(Uncopied):
         await in_thread(self._writer.write, functools.partial(self._insert, after, lines, begins=begins))
         return head
 
-    @without_frames
-    async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
-        """
-        Return the newest *limit* events that are wanted, the newest first.
-
-        A row that is no record, and that may be wanted, is a `DamagedRecord` in its place, whose *offset* is the number
-        of the row, and whose *size* is the number of rows.
-
-        Raises:
-            AuditStorageError: The file can't be read.
-        """
-        found = await in_thread(self._reading.find, wanted, limit)
-        return [*found, *await missing_at_end(self, self._reading.name, wanted, limit, found)]
-
-    @without_frames
-    async def read(self, after: int, limit: int) -> list[AuditEvent | DamagedRecord]:
-        """
-        Return the oldest *limit* events whose sequence number is greater than *after*, the oldest first.
-
-        A row that is no record is as `find` has it.
-
-        Raises:
-            AuditStorageError: The file can't be read.
-        """
-        found = await in_thread(self._reading.read, after, limit)
-        first = number_of(found[0]) if found else None
-        return [*await missing_in_front(self, self._reading.name, after, first), *found]
-
-    @without_frames
-    async def read_lines(self, after: int, limit: int) -> list[bytes]:
-        """
-        Do as `read`, and return the records as they are stored, without a newline.
-
-        Raises:
-            AuditStorageError: The file can't be read.
-        """
-        return await in_thread(self._reading.read_lines, after, limit)
-
-    @without_frames
-    async def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
-        """
-        Check the whole chain, and that the search columns agree with the records; may run beside writers.
-
-        SQLite's own ``PRAGMA integrity_check`` checks that the indices agree with the table.
-
-        Args:
-            progress: Called in a worker thread, every few hundred records, with how many were checked so far.
-        """
-        try:
-            front = await front_of(self)
-        except AuditStorageError as error:
-            return unreadable(error)
-        return await in_thread(verdict_on, self._path, self._reading.heads(front), progress, front)
-
     async def trouble(self) -> str | None:
         """Return why the file can't be made or written to, if that can be known without trying; else None."""
         return await in_thread(why_not_writable, self._path.parent)
@@ -262,7 +203,7 @@ class SQLiteStorage(Uncopied):
         return head
 
     def _close(self) -> None:
-        self._reader.close()
+        self._reads.close()
         self._writer.close()
         self._known = EMPTY
 
@@ -271,7 +212,7 @@ class SQLiteStorage(Uncopied):
         self._commits = GroupCommit(self._commit, interrupted=_INTERRUPTED)
 
 
-class _Reading(RowReader):
+class _Reader(RowReader):
     """The searches in a *file*, of which the holes have the *name*."""
 
     some = f"{_OF_TIMES} LIMIT ?"
@@ -299,9 +240,7 @@ class _Reading(RowReader):
     def numbers(self, query: str, *values: int) -> list[Any]:
         return [number for (number,) in self._file.read(lambda file: file.execute(query, values).fetchall()) or []]
 
-    def heads(self, front: Anchor | None) -> Iterator[ChainHead]:
-        """Yield the head after every page, whose rows are checked with their columns."""
-        head = EMPTY if front is None else front.head
+    def heads(self, head: ChainHead) -> Iterator[ChainHead]:
         # Whatever number a row has that was put in front of the first.
         first = _MIN
         while rows := self._page(_EVERYTHING, first, _rowreader.PAGE):

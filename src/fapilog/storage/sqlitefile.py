@@ -14,7 +14,7 @@ import time
 import weakref
 from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from ._files.directory import sync_directory
 
@@ -30,8 +30,9 @@ __all__ = [
     "make_tables",
     "number",
     "pause",
-    "roll_back",
 ]
+
+T = TypeVar("T")
 
 # Seconds between two looks whether another process has finished. SQLite's own waits grow to a tenth of a second, in
 # which other processes take their turns again and again: sqliteDefaultBusyCallback in
@@ -88,8 +89,18 @@ def close(connection: sqlite3.Connection) -> None:
         connection.close()
 
 
-def roll_back(connection: sqlite3.Connection) -> None:
-    """Take the transaction back."""
+def _committed(connection: sqlite3.Connection, call: Callable[[sqlite3.Connection], T]) -> T:
+    """Return the result of *call* when the transaction is committed; take it back if *call* raises."""
+    try:
+        result = call(connection)
+        connection.execute("COMMIT")
+    except BaseException:
+        _roll_back(connection)
+        raise
+    return result
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
     # SQLite may have done so by itself, and an error here says less than the one before.
     with contextlib.suppress(sqlite3.Error):
         connection.execute("ROLLBACK")
@@ -113,16 +124,9 @@ def number(connection: sqlite3.Connection, pragma: str) -> int:
 
 def make_tables(connection: sqlite3.Connection, schema: Iterable[str], *, application_id: int, version: int) -> None:
     """Make the tables of *schema*, and mark the file with *application_id*, in one transaction."""
+    marks = (f"PRAGMA user_version = {version}", f"PRAGMA application_id = {application_id}")
     connection.execute("BEGIN IMMEDIATE")
-    try:
-        for statement in schema:
-            connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {version}")
-        connection.execute(f"PRAGMA application_id = {application_id}")
-        connection.execute("COMMIT")
-    except BaseException:
-        roll_back(connection)
-        raise
+    _committed(connection, lambda _: [connection.execute(statement) for statement in (*schema, *marks)])
 
 
 class Opened:
@@ -166,10 +170,24 @@ class Opened:
         """Whether it is open and in place; not in an exit handler that runs after the exit has closed it."""
         return self._closes.alive and self.is_in_place
 
-    @property
-    def has_kept(self) -> bool:
+    def commit(self, call: Callable[[sqlite3.Connection], T]) -> T:
         """
-        Whether the transaction that was just committed outlives the process.
+        Return the result of *call*, which is made in the transaction that was begun, when that is on the disk.
+
+        Raises:
+            Exception: The exception of *call*.
+            sqlite3.Error: It can't be committed, or may be lost: the file, or its log, was removed meanwhile.
+        """
+        result = _committed(self.connection, call)
+        if not self.is_in_place:
+            raise sqlite3.OperationalError("it was replaced or removed while it was in use")
+        if not self._has_kept():
+            raise sqlite3.OperationalError("its log was removed, and what was written may be lost with this process")
+        return result
+
+    def _has_kept(self) -> bool:
+        """
+        Return whether the transaction that was just committed outlives the process.
 
         It does not where the log beside the file, "NAME-wal", was removed: the processes that have it open go on
         writing to it, and it is gone with the last of them, killed perhaps. So what is in it is written to the file at

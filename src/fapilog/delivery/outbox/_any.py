@@ -27,15 +27,9 @@ from ._rows import OutboxAlert, OutboxAttempt, OutboxState
 from ._sender import Sender, Terms
 from ._store import Store
 
-__all__ = ["SCHEDULE", "AnyOutbox"]
+__all__ = ["AnyOutbox"]
 
 _log: Final = Log("fapilog.delivery")
-
-SCHEDULE: Final = (5.0, 30.0, 120.0, 600.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
-"""Seconds between the attempts, over three days in all; much as the Standard Webhooks specification has it."""
-
-# Seconds, a century: longer, or without an end, means the same, and a database knows no such times.
-_LONGEST: Final = 100 * 365 * 86_400.0
 
 
 class AnyOutbox(Uncopied):
@@ -46,14 +40,8 @@ class AnyOutbox(Uncopied):
         inner: As for `Outbox`.
         place: Keeps the alerts.
         name: As for `Outbox`.
-        schedule: As for `Outbox`.
-        concurrency: As for `Outbox`.
-        timeout: As for `Outbox`.
-        keep: As for `Outbox`.
-        old_after: As for `Outbox`.
-        lease: As for `Outbox`.
-        stop_timeout: As for `Outbox`.
-        now: As for `Outbox`.
+        terms: When the target is called, and how often.
+        now: Returns the time, in seconds since 1970.
 
     Attributes:
         name: The name of the outbox.
@@ -66,33 +54,17 @@ class AnyOutbox(Uncopied):
         self,
         inner: AlertDispatcher,
         place: Place,
-        *,
         name: str,
-        schedule: Sequence[float],
-        concurrency: int,
-        timeout: float,
-        keep: float,
-        old_after: float,
-        lease: float,
-        stop_timeout: float,
+        terms: Terms,
         now: Callable[[], float],
     ) -> None:
         if not require_text("name", name) or not name.isprintable():
             raise ValueError(f"name: expected printable text; got {name!r}")
-        require("concurrency", concurrency, at_least=1, whole=True)
-        schedule = several("schedule", schedule, expected="a list of numbers")
-        for option, value in (("timeout", timeout), ("keep", keep), ("old_after", old_after), ("lease", lease)):
-            require(option, value, above=0)
-        for option, value in (("stop_timeout", stop_timeout), *(("schedule", wait) for wait in schedule)):
-            require(option, value, at_least=0, finite=True)
         self.name: str = name
         self._inner = require_dispatcher("inner", inner)
         self._managers = Managers([inner])
-        self._stop_timeout = stop_timeout
+        self._stop_timeout = terms.stop_timeout
         self._store = Store(name, place, now)
-        waits = tuple(min(wait, _LONGEST) for wait in schedule)
-        timeout, keep, old_after, lease = (min(seconds, _LONGEST) for seconds in (timeout, keep, old_after, lease))
-        terms = Terms(waits, concurrency, timeout, keep, old_after, lease)
         self._sender = Sender(self._store, inner, terms)
         self._background = Background()
         self._life: Life | None = None

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
-from ...core.alerting import Outcome, outcome_of, pause_of
+from ...core.alerting import outcome_of, pause_of
 from ...record.errors import BrokenRouteError, PermanentDeliveryError
-from ._claims import Claim
-from ._rows import Status
+from ._claims import Claim, Verdict
 
-__all__ = ["LONGEST_PAUSE", "Breaker", "Verdict"]
+__all__ = ["LONGEST_PAUSE", "Breaker"]
 
 # A target that asks for a longer pause, perhaps since its clock is wrong, would stop all alerts for as long.
 LONGEST_PAUSE: Final = 86_400.0
@@ -26,25 +25,6 @@ _LONGEST_PROBE: Final = 900.0
 _DOWN: Final = 3
 # Alerts that are claimed per lane, so that no lane waits for the store.
 _AHEAD: Final = 16
-
-
-class Verdict(NamedTuple):
-    """
-    The consequence of an attempt.
-
-    Attributes:
-        outcome: The outcome of the attempt.
-        status: The status of the alert from now on.
-        wait: Seconds until the next attempt, if the alert is pending.
-        failures: The attempts that have counted against the schedule of the alert.
-        spent: The seconds of waiting that have counted against it instead.
-    """
-
-    outcome: Outcome
-    status: Status
-    wait: float
-    failures: int
-    spent: float
 
 
 class Breaker:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ...core.alerting import Alert, Outcome
 from ._rows import Status
 
-__all__ = ["Claim", "Claims", "Ending"]
+__all__ = ["Claim", "Claims", "Ending", "Verdict"]
 
 
 class Claim(NamedTuple):
@@ -40,34 +40,47 @@ class Claim(NamedTuple):
         return self.alert.event.event_id
 
 
-class Ending(NamedTuple):
+class Verdict(NamedTuple):
     """
-    How an attempt ended.
+    The consequence of an attempt.
 
     Attributes:
-        claim: The claim of the attempt.
-        began_at: When, in seconds since 1970.
-        took: Seconds.
-        outcome: See `OutboxAttempt`.
-        reason: See `OutboxAttempt`.
-        status: The state of the alert now.
-        next_at: When to try again, if it is pending, on the event loop's clock.
-        failures: How many attempts have counted against its schedule.
-        spent: How many seconds of waiting have counted against it instead.
+        outcome: The outcome of the attempt.
+        status: The status of the alert from now on.
+        wait: Seconds until the next attempt, if the alert is pending.
+        failures: The attempts that have counted against the schedule of the alert.
+        spent: The seconds of waiting that have counted against it instead.
     """
 
-    claim: Claim
-    began_at: float
-    took: float
     outcome: Outcome
-    reason: str | None
     status: Status
-    next_at: float
+    wait: float
     failures: int
     spent: float
 
+
+class Ending(NamedTuple):
+    """
+    The end of an attempt.
+
+    Attributes:
+        claim: The claim of the attempt.
+        verdict: The consequence of the attempt.
+        began_at: When, in seconds since 1970.
+        took: Seconds.
+        reason: See `OutboxAttempt`.
+        next_at: When to try again, if the alert is pending, on the event loop's clock.
+    """
+
+    claim: Claim
+    verdict: Verdict
+    began_at: float
+    took: float
+    reason: str | None
+    next_at: float
+
     def __repr__(self) -> str:
-        return f"<Ending {self.outcome} of {self.claim!r}>"
+        return f"<Ending {self.verdict.outcome} of {self.claim!r}>"
 
 
 class Claims:

@@ -28,7 +28,6 @@ from ...storage.sqlitefile import (
     make_file,
     make_tables,
     number,
-    roll_back,
 )
 from ...tasks.strangers import Log
 from ._filequeue import FileQueue
@@ -104,17 +103,8 @@ class OutboxFile:
             try:
                 with self._errors():
                     opened = self._opened()
-                    connection = opened.connection
-                    connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
-                    try:
-                        queue = FileQueue(connection)
-                        results = [call(queue) for call in calls]
-                        connection.execute("COMMIT")
-                    except BaseException:
-                        roll_back(connection)
-                        raise
-                    self._check_kept(opened)
-                    return results
+                    opened.connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+                    return opened.commit(lambda connection: _results(FileQueue(connection), calls))
             except _CorruptError as corrupt:
                 inode = None if self._open is None else self._open.inode
                 self._close()
@@ -144,12 +134,6 @@ class OutboxFile:
         opened, self._open = self._open, None
         if opened is not None:
             opened.close()
-
-    def _check_kept(self, opened: Opened) -> None:
-        if not opened.is_in_place:
-            raise OutboxError(f"{self.path}: it was replaced or removed while it was in use")
-        if not opened.has_kept:
-            raise OutboxError(f"{self.path}: its log was removed, and what was written may be lost with this process")
 
     def _look_at_log(self) -> None:
         """Log a warning when SQLite's log has become large, and one when it is small again."""
@@ -264,6 +248,10 @@ class OutboxFile:
                 if _is_corrupt(error):
                     return True
                 raise
+
+
+def _results(queue: FileQueue, calls: Sequence[Callable[[FileQueue], T]]) -> list[T]:
+    return [call(queue) for call in calls]
 
 
 class _CorruptError(OutboxError):

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from ...core.alerting import AlertDispatcher
 from ...record.options import require_path
-from ._any import SCHEDULE, AnyOutbox
+from ._any import AnyOutbox
 from ._file import OutboxFile
+from ._sender import SCHEDULE, Terms
 
 __all__ = ["Outbox"]
 
@@ -102,13 +103,7 @@ class Outbox(AnyOutbox):
         super().__init__(
             inner,
             OutboxFile(self.path),
-            name=name,
-            schedule=schedule,
-            concurrency=concurrency,
-            timeout=timeout,
-            keep=keep,
-            old_after=old_after,
-            lease=lease,
-            stop_timeout=stop_timeout,
-            now=now,
+            name,
+            Terms(schedule, concurrency, timeout, keep, old_after, lease, stop_timeout).checked(),
+            now,
         )

@@ -152,12 +152,12 @@ class PostgresQueue:
             lease=request.lease,
             began=[request.now - ending.began_at for ending in endings],
             took=[ending.took for ending in endings],
-            outcome=[ending.outcome for ending in endings],
+            outcome=[ending.verdict.outcome for ending in endings],
             reason=[None if ending.reason is None else told(ending.reason) for ending in endings],
-            status=[ending.status for ending in endings],
+            status=[ending.verdict.status for ending in endings],
             wait=[max(0.0, ending.next_at - request.clock) for ending in endings],
-            failures=[ending.failures for ending in endings],
-            spent=[ending.spent for ending in endings],
+            failures=[ending.verdict.failures for ending in endings],
+            spent=[ending.verdict.spent for ending in endings],
         )
 
     def _state(self, outbox: str, now: float) -> OutboxState:

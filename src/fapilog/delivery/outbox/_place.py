@@ -8,6 +8,7 @@ and know neither.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple, Protocol, TypeVar
 
 from ...core.alerting import Alert
@@ -29,15 +30,15 @@ class Request(NamedTuple):
         lease: Marks the sender's claims, as other processes have claims too.
         now: The time of day.
         clock: The same on the event loop's clock.
+        lasts: Seconds after which other processes may take over the sender's claims.
+        longest_wait: No wait is longer than so many seconds.
         endings: How attempts ended.
         returned: Claims of which no attempt was begun.
         held: Events whose alerts are not to be claimed: the sender has them, or they are sent directly.
         renewed: Claims to renew.
-        lasts: Seconds after which other processes may take over the sender's claims.
         pause: Seconds until the target may be called again.
         recovered: Whether to make all alerts due now, since the target works again.
         wants_state: Whether to count the alerts.
-        longest_wait: No wait is longer than so many seconds.
         mends: Whether to put right the times that a wrong clock has written.
         keep: Receipts of alerts that were delivered so many seconds ago are removed; None: remove none.
         room: How many alerts to claim at most.
@@ -46,18 +47,18 @@ class Request(NamedTuple):
     lease: str
     now: float
     clock: float
-    endings: list[Ending]
-    returned: list[Claim]
-    held: set[str]
-    renewed: list[Claim]
     lasts: float
-    pause: float
-    recovered: bool
-    wants_state: bool
     longest_wait: float
-    mends: bool
-    keep: float | None
-    room: int
+    endings: Sequence[Ending] = ()
+    returned: Sequence[Claim] = ()
+    held: AbstractSet[str] = frozenset()
+    renewed: Sequence[Claim] = ()
+    pause: float = 0.0
+    recovered: bool = False
+    wants_state: bool = False
+    mends: bool = False
+    keep: float | None = None
+    room: int = 0
 
 
 class Answer(NamedTuple):

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final, NamedTuple, Self
 
 import anyio
 
 from ...core.alerting import Alert, AlertDispatcher, DeliveryReport
 from ...record.errors import AlertCancelledError, AlertStoppedError, AmbiguousDeliveryError, FapilogError
 from ...record.events import AuditEvent
+from ...record.options import require, several
 from ...tasks.background import Background
 from ...tasks.fork import call_in_child
 from ...tasks.strangers import Log, contained
-from ._breaker import LONGEST_PAUSE, Breaker, Verdict
-from ._claims import Claim, Claims, Ending
+from ._breaker import LONGEST_PAUSE, Breaker
+from ._claims import Claim, Claims, Ending, Verdict
 from ._place import Answer, Request
 from ._rows import OutboxState
 from ._store import SentDirectly, Store
 
-__all__ = ["Sender", "Terms"]
+__all__ = ["SCHEDULE", "Sender", "Terms"]
 
 _log: Final = Log("fapilog.delivery")
+
+SCHEDULE: Final = (5.0, 30.0, 120.0, 600.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
+"""Seconds between the attempts, over three days in all; much as the Standard Webhooks specification has it."""
+
+# Seconds, a century: longer, or without an end, means the same, and a database knows no such times.
+_LONGEST: Final = 100 * 365 * 86_400.0
 
 # Seconds that the ends of attempts wait to be stored, while there are other attempts to make.
 _UNHURRIED: Final = 0.05
@@ -38,12 +46,29 @@ _PRUNE_EVERY: Final = 3600.0
 class Terms(NamedTuple):
     """The options of an outbox's sending; `Outbox` explains them."""
 
-    schedule: tuple[float, ...]
+    schedule: Sequence[float]
     concurrency: int
     timeout: float
     keep: float
     old_after: float
     lease: float
+    stop_timeout: float
+
+    def checked(self) -> Self:
+        """Return them with an end; raise TypeError or ValueError, as `Outbox` does, if one is not as it must be."""
+        require("concurrency", self.concurrency, at_least=1, whole=True)
+        schedule = several("schedule", self.schedule, expected="a list of numbers")
+        for option in ("timeout", "keep", "old_after", "lease"):
+            require(option, getattr(self, option), above=0)
+        for option, value in (("stop_timeout", self.stop_timeout), *(("schedule", wait) for wait in schedule)):
+            require(option, value, at_least=0, finite=True)
+        return self._replace(
+            schedule=tuple(min(wait, _LONGEST) for wait in schedule),
+            timeout=min(self.timeout, _LONGEST),
+            keep=min(self.keep, _LONGEST),
+            old_after=min(self.old_after, _LONGEST),
+            lease=min(self.lease, _LONGEST),
+        )
 
 
 class Sender:
@@ -237,7 +262,7 @@ class Sender:
         cause = f"the oldest of {state.pending} alerts has waited for {age:.0f} s" if is_old else None
         self._store.report(f"the age of the outbox {self._store.name}", cause)
         # The alerts were counted before the deaths that are not stored yet.
-        if not state.dead and all(ending.status != "dead" for ending in self._claims.endings):
+        if not state.dead and all(ending.verdict.status != "dead" for ending in self._claims.endings):
             self._store.report(f"dead alerts in the outbox {self._store.name}", None)
 
     async def _let_lanes_work(self) -> None:
@@ -306,9 +331,8 @@ class Sender:
 
     def _note(self, claim: Claim, began_at: float, report: DeliveryReport, verdict: Verdict) -> None:
         """Keep how an attempt ended until it is stored, log a failure, and report to the trail."""
-        outcome, status, wait, failures, spent = verdict
-        next_at = anyio.current_time() + wait
-        self._claims.end(Ending(claim, began_at, report.took, outcome, report.reason, status, next_at, failures, spent))
+        next_at = anyio.current_time() + verdict.wait
+        self._claims.end(Ending(claim, verdict, began_at, report.took, report.reason, next_at))
         name, event_id = self._store.name, claim.event_id
         if verdict.status == "dead":
             message = "the outbox %s gives up the alert about event %s after attempt %d: %s"

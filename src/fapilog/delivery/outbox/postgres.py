@@ -19,8 +19,9 @@ from ...core.alerting import Alert, AlertDispatcher
 from ...record.values import kind_of
 from ...storage.postgres import PostgresStorage
 from ...storage.postgres.alerts import require_name
-from ._any import SCHEDULE, AnyOutbox
+from ._any import AnyOutbox
 from ._pgplace import Database, Listener
+from ._sender import SCHEDULE, Terms
 
 __all__ = ["PostgresOutbox"]
 
@@ -89,15 +90,9 @@ class PostgresOutbox(AnyOutbox):
         super().__init__(
             inner,
             Database(storage),
-            name=name,
-            schedule=schedule,
-            concurrency=concurrency,
-            timeout=timeout,
-            keep=keep,
-            old_after=old_after,
-            lease=lease,
-            stop_timeout=stop_timeout,
-            now=time.time,
+            name,
+            Terms(schedule, concurrency, timeout, keep, old_after, lease, stop_timeout).checked(),
+            time.time,
         )
         require_name("name", name)
         self._storage = storage

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
-from ...record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus
-from ...record.values import escaped
+from ...record.chain import ChainError, ChainHead, ChainStatus
 from .. import _rowreader
-from .._anchor import Anchor
 from .._rowreader import Row, RowReader
 from .._rows import COLUMNS, Question, follow_row
-from .._verdicts import verdict_on
 from ..protocol import EventFilter
 from ._searching import keys_of, questions_of
-from .connection import Link, Server
+from .connection import Link
 
-__all__ = ["Reading"]
+__all__ = ["Reader"]
 
 _MIN: Final = -(2**63)
 
@@ -61,14 +58,13 @@ _LAST: Final = (
 _NEWEST: Final = "SELECT max(sequence_number) FROM fapilog.records WHERE trail = %s AND sequence_number < %s"
 
 
-class Reading(RowReader):
+class Reader(RowReader):
     """
     The searches of a trail; all of them block.
 
     Args:
         link: The connection.
         trail: The name of the trail.
-        server: The server of the connection.
         timeout: Seconds that a page may take.
     """
 
@@ -76,17 +72,11 @@ class Reading(RowReader):
     last = _LAST
     newest = _NEWEST
 
-    def __init__(self, link: Link, trail: str, server: Server, timeout: float) -> None:
+    def __init__(self, link: Link, trail: str, timeout: float) -> None:
         super().__init__(f"trail {trail}")
-        self.link = link
+        self._link = link
         self._trail = trail
-        self._server = server
         self._timeout = timeout
-
-    @property
-    def place(self) -> str:
-        """The server and the trail, for messages; without a secret."""
-        return f"{self._server}, trail {escaped(self._trail)!r}"
 
     def questions(self, wanted: EventFilter) -> list[Question]:
         """Do as `RowReader` says."""
@@ -107,11 +97,8 @@ class Reading(RowReader):
         """Do as `RowReader` says."""
         return [number for (number,) in self._rows(query, *values)]
 
-    def verify(self, progress: Callable[[int], None] | None, front: Anchor | None) -> AuditChainVerificationResult:
-        """Check the chain behind *front*, its head and its columns."""
-        return verdict_on(self.place, self._heads(EMPTY if front is None else front.head), progress, front)
-
-    def _heads(self, head: ChainHead) -> Iterator[ChainHead]:
+    def heads(self, head: ChainHead) -> Iterator[ChainHead]:
+        """Do as `RowReader` says, and check that the newest is the head of the trail."""
         # Whatever number a row has that was put in front of the first.
         first = _MIN
         while True:
@@ -129,7 +116,7 @@ class Reading(RowReader):
 
     def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         # The class of S608 is a text of one's own in SQL; here are only names of columns.
-        return self.link.call(
+        return self._link.call(
             f"read trail {self._trail!r}",
             lambda connection: connection.execute(query.encode(), (self._trail, *values), binary=True).fetchall(),
             self._timeout,

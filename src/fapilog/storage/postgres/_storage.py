@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, Literal, overload
 
 from ...record import chain
-from ...record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, Seal
-from ...record.damage import DamagedRecord
+from ...record.chain import EMPTY, ChainError, ChainHead, Seal
 from ...record.errors import AuditStorageError, StoringInterruptedError
 from ...record.events import AuditEvent
 from ...record.options import require
-from ...record.privacy import Uncopied, without_frames
+from ...record.privacy import without_frames
 from ...record.values import escaped
 from ...tasks.fork import call_in_child
 from ...tasks.groupcommit import GroupCommit
 from ...tasks.threads import in_thread
 from .._anchor import Anchor
 from .._copied import followed
-from .._front import front_of, missing_at_end, missing_in_front, number_of
-from .._verdicts import unreadable
-from ..protocol import EventFilter, KeptAlert
-from ._reading import Reading
+from .._rowstorage import RowStorage
+from ..protocol import KeptAlert
+from ._reading import Reader
 from ._schema import VERSION, installed_version
 from ._searching import key_of, keys_of
 from ._writing import Batch, Item, Lines
@@ -40,7 +38,7 @@ SELECT has_table_privilege('fapilog.records', 'INSERT'), pg_is_in_recovery(),
 _LOOK: Final = 3.0
 
 
-class PostgresStorage(Uncopied):
+class PostgresStorage(RowStorage):
     """
     The chain in a table of PostgreSQL, for any number of processes on any number of machines.
 
@@ -73,16 +71,14 @@ class PostgresStorage(Uncopied):
             or *timeout* is not above 0.
     """
 
-    #: Without an event loop every method blocks the calling thread, and waits for nothing else.
-    runs_anywhere = True
-
     def __init__(self, dsn: Address, trail: str, *, timeout: float = 10.0, password: Password | None = None) -> None:
         self.server: Server = Server(dsn, password)
         self.trail: str = require_name("trail", trail)
         self.timeout: float = float(require("timeout", timeout, above=0))
         self._writer = self.link()
         # Another connection, so that no reader is in a writer's way.
-        self._reading = Reading(self.link(), trail, self.server, self.timeout)
+        self._reads = self.link()
+        super().__init__(Reader(self._reads, trail, self.timeout))
         # The newest record that this process knows: one that is gone later was taken away.
         self._known = EMPTY
         self._commits: GroupCommit[Item, Seal | None] = GroupCommit(self._commit, interrupted=_INTERRUPTED)
@@ -90,7 +86,7 @@ class PostgresStorage(Uncopied):
 
     def __str__(self) -> str:
         """Return where it is, without the password."""
-        return self._reading.place
+        return f"{self.server}, trail {escaped(self.trail)!r}"
 
     def __repr__(self) -> str:
         return f"<PostgresStorage {self}>"
@@ -158,60 +154,6 @@ class PostgresStorage(Uncopied):
             await in_thread(self._append_lines, after, lines, head, removed is not None)
         return head
 
-    @without_frames
-    async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
-        """
-        Return the newest *limit* events that are wanted, the newest first.
-
-        A row that is no record, and that may be wanted, is a `DamagedRecord` in its place, whose *offset* is the number
-        of the row, and whose *size* is the number of rows.
-
-        Raises:
-            AuditStorageError: The server is away, or refuses.
-        """
-        found = await in_thread(self._reading.find, wanted, limit)
-        return [*found, *await missing_at_end(self, self._reading.name, wanted, limit, found)]
-
-    @without_frames
-    async def read(self, after: int, limit: int) -> list[AuditEvent | DamagedRecord]:
-        """
-        Return the oldest *limit* events whose sequence number is greater than *after*, the oldest first.
-
-        A row that is no record is as `find` has it.
-
-        Raises:
-            AuditStorageError: The server is away, or refuses.
-        """
-        found = await in_thread(self._reading.read, after, limit)
-        first = number_of(found[0]) if found else None
-        return [*await missing_in_front(self, self._reading.name, after, first), *found]
-
-    @without_frames
-    async def read_lines(self, after: int, limit: int) -> list[bytes]:
-        """
-        Do as `read`, and return the records as they are stored, without a newline.
-
-        Raises:
-            AuditStorageError: The server is away, or refuses.
-        """
-        return await in_thread(self._reading.read_lines, after, limit)
-
-    @without_frames
-    async def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
-        """
-        Check the whole chain, that its head is its newest record, and that the search columns agree with the records.
-
-        It may run beside writers, and holds none of them up.
-
-        Args:
-            progress: Called in a worker thread, every few hundred records, with how many were checked so far.
-        """
-        try:
-            front = await front_of(self)
-        except AuditStorageError as error:
-            return unreadable(error)
-        return await in_thread(self._reading.verify, progress, front)
-
     async def trouble(self) -> str | None:
         """Return why no event could be stored, if that can be known without storing one; else None."""
         return await in_thread(self._trouble)
@@ -260,18 +202,18 @@ class PostgresStorage(Uncopied):
 
     def _trouble(self) -> str | None:
         try:
-            return self._reading.link.call("write", _why_not_writable, min(self.timeout, _LOOK))
+            return self._reads.call("write", _why_not_writable, min(self.timeout, _LOOK))
         except AuditStorageError as error:
             return str(error)
 
     def _close(self) -> None:
-        self._reading.link.close()
+        self._reads.close()
         self._writer.close()
         self._known = EMPTY
 
     def _forget(self) -> None:
         # In a forked child.
-        self._reading.link.abandon()
+        self._reads.abandon()
         self._writer.abandon()
         self._commits = GroupCommit(self._commit, interrupted=_INTERRUPTED)
 
