@@ -1,5 +1,6 @@
 """The outbox: what it takes is sent, again and again if need be, and what became of it is known."""
 
+import asyncio
 import itertools
 import math
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from fapilog import (
@@ -376,6 +378,20 @@ async def test_entering_twice_at_once_is_refused(tmp_path: Path) -> None:
         await anyio.sleep(50)
         assert (inner.entered, len(refused)) == (1, 1)
     assert (inner.entered, len(refused)) == (0, 1)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_entering_that_ends_before_it_begins(tmp_path: Path) -> None:
+    """Where the loop cancels the outbox's own task before its first step, the outbox can be entered later."""
+    outbox = make(Scripted(), tmp_path)
+    entering = asyncio.create_task(outbox.__aenter__())
+    while not (own := [task for task in asyncio.all_tasks() if "Life" in str(task.get_coro())]):
+        await anyio.lowlevel.checkpoint()
+    own[0].cancel()
+    with pytest.raises(RuntimeError, match="was cancelled"):
+        await entering
+    async with outbox:
+        await outbox.send_alert(an_event(), severity="critical")
 
 
 async def test_two_trails_with_one_outbox(tmp_path: Path) -> None:

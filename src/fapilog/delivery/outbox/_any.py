@@ -10,7 +10,7 @@ from typing import Final, Self, cast
 
 import anyio
 
-from ...core.alerting import Alert, AlertDispatcher, reporter, require_dispatcher
+from ...core.alerting import Alert, AlertDispatcher, Reporter, reporter, require_dispatcher
 from ...record.chain import ChainHead
 from ...record.errors import FapilogError
 from ...record.events import AuditEvent, identity_of
@@ -68,7 +68,7 @@ class AnyOutbox(Uncopied):
         self._sender = Sender(self._store, inner, terms)
         self._background = Background()
         self._life: Life | None = None
-        call_in_child(self._background, Background.forget)
+        call_in_child(self, AnyOutbox._forget)
         self._mark: ChainHead | None = None
 
     @property
@@ -88,21 +88,24 @@ class AnyOutbox(Uncopied):
 
     async def __aenter__(self) -> Self:
         self._forget_closed_loop()
-        await self._store.enter(reporter.get())
-        self._life = Life(self._running(), owner=self)
+        if self._life is not None and not self._life.is_over:
+            raise ValueError(f"outbox {self.name}: expected one that is not entered; an Outbox belongs to one trail")
+        self._life = Life(self._running(reporter.get()), owner=self)
         await self._life.enter()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._life is not None  # noqa: S101 - entered
-        await self._life.leave()
+        # None in a forked child, in which it was not entered.
+        if self._life is not None:
+            await self._life.leave()
 
     @asynccontextmanager
-    async def _running(self) -> AsyncGenerator[None]:
+    async def _running(self, told: Reporter | None) -> AsyncGenerator[None]:
         life = self._life
         assert life is not None  # noqa: S101 - entered by this life
+        await self._store.enter(told)
         try:
             await self._managers.enter()
             try:
@@ -121,11 +124,15 @@ class AnyOutbox(Uncopied):
             with anyio.CancelScope(shield=True):
                 await self._store.leave()
 
+    def _forget(self) -> None:
+        # In a forked child: it is entered in the parent.
+        self._life = None
+        self._background.forget()
+
     def _forget_closed_loop(self) -> None:
         """Be no longer entered if the event loop was closed before the outbox was left: nothing sends its alerts."""
         if self._life is not None and self._life.is_lost:
-            self._life = None
-            self._background.forget()
+            self._forget()
             self._store.part()
 
     # -- taking alerts

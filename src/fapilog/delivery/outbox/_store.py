@@ -93,13 +93,11 @@ class Store:
         Report to the trail by *reporter*, until `leave`.
 
         Raises:
-            ValueError: The outbox is entered already, or another one of the same name and place is, for the same trail:
-                only one of them would send an alert.
+            ValueError: Another outbox of the same name and place is entered, for the same trail: only one of the two
+                would send an alert.
         """
         key = self.name, await in_thread(self.place.identity)
         # No other task runs from here on.
-        if self.entered:
-            raise ValueError(f"outbox {self.name}: expected one that is not entered; an Outbox belongs to one trail")
         for other in _entered.all() if reporter is not None else ():
             if other._reporter is reporter and other._key == key:  # noqa: SLF001
                 raise ValueError(f"name: expected one name for each outbox in {self.place}; got {self.name!r} twice")

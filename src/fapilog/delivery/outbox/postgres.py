@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
-from ...core.alerting import Alert, AlertDispatcher
+from ...core.alerting import Alert, AlertDispatcher, Reporter
 from ...record.values import kind_of
 from ...storage.postgres import PostgresStorage
 from ...storage.postgres.alerts import require_name
@@ -102,11 +102,11 @@ class PostgresOutbox(AnyOutbox):
         return [self.name] if storage is self._storage else []
 
     @asynccontextmanager
-    async def _running(self) -> AsyncGenerator[None]:
+    async def _running(self, told: Reporter | None) -> AsyncGenerator[None]:
         listener = Listener(self._storage.server, self._storage.trail, self._store.wake)
         listener.start()
         try:
-            async with super()._running():
+            async with super()._running(told):
                 yield
         finally:
             listener.stop()
