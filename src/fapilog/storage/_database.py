@@ -17,7 +17,7 @@ from ..record.chain import ChainError
 from ..record.errors import AuditStorageError
 from ..tasks.threads import Turn
 from ._files.directory import make_directory, require_number
-from ._rows import SCHEMA
+from ._rows.table import SCHEMA
 from .sqlitefile import (
     Opened,
     close_at_forks,
