@@ -18,7 +18,7 @@ import anyio
 import pytest
 
 from fapilog import ArchiveStorage, AuditEventType, AuditTrail, Outbox
-from fapilog.storage._days import exclusive
+from fapilog.storage._archive.day import exclusive
 from fapilog.storage.holds import remove_hold
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.aged_trails import aged_trail, day_file

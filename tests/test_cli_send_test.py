@@ -13,10 +13,10 @@ from typing import get_args
 
 import pytest
 
-from fapilog._configured import class_of
 from fapilog._extras import install_line
-from fapilog._hints import accepted
 from fapilog.config import dispatcher_from_env
+from fapilog.config._hints import accepted
+from fapilog.config._reader import class_of
 from fapilog.testing import Answer, Origin
 
 typer_testing = pytest.importorskip("typer.testing")

@@ -21,11 +21,10 @@ from fapilog import (
     CompliancePolicy,
     NoopAlertDispatcher,
     Threshold,
-    _configured,
     config,
 )
-from fapilog._configured import DESTINATIONS
-from fapilog.config import ConfigError, options_from_config, options_from_env
+from fapilog.config import ConfigError, _reader, options_from_config, options_from_env
+from fapilog.config._reader import DESTINATIONS
 from fapilog.delivery.digest import Digest
 from fapilog.delivery.fallback import Fallback
 from fapilog.delivery.fanout import FanOut
@@ -318,7 +317,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def class_of(kind: str) -> None:
         raise ImportError(f"fapilog.{kind}: this needs httpx2")
 
-    for module in (_configured, config):
+    for module in (_reader, config):
         monkeypatch.setattr(module, "class_of", class_of)
     assert problems_of({"dispatcher": SLACK}) == ["dispatcher.type: fapilog.slack: this needs httpx2"]
     environment(monkeypatch, SLACK_WEBHOOK_URL=SECRET)

@@ -31,15 +31,13 @@ FLOORS = {
     ("providers", "delivery", "observers", "proof", "testing"): {"record", "tasks", "storage", "core", "_extras"},
     ("integrations",): {"record", "tasks", "storage", "context", "core", "_extras"},
 }
-# Modules at the top that others import by name.
-TOP = {"_configured", "_hints", "config"}
+# A folder at the top, which others import by name.
+TOP = {"config"}
 FOLDERS = {folder for floor in FLOORS for folder in floor}
 MAY_IMPORT = {folder: {folder, *below} for floor, below in FLOORS.items() for folder in floor} | {
     # Of the fourth floor it only knows where the names are, until one is asked for.
     "__init__": {"config", *FOLDERS},
-    "_hints": {"record", "storage", "core", "delivery"},
-    "_configured": {"fapilog", "_hints", *FOLDERS},
-    "config": {"fapilog", "_configured", "_hints", *FOLDERS},
+    "config": {"fapilog", "config", *FOLDERS},
     "__main__": {"cli"},
     "cli": {"fapilog", "cli", *TOP, *FOLDERS},
 }

@@ -14,7 +14,7 @@ from pathlib import Path
 from fapilog.record import chain
 from fapilog.record.events import AuditEvent
 from fapilog.record.kinds import AuditEventType
-from fapilog.storage._days import compress_day
+from fapilog.storage._archive.day import compress_day
 from fapilog.storage._files import lines
 from fapilog.storage._files import times as _times
 from fapilog.storage._files.names import names

@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, FileStorage
-from fapilog.storage._days import compress_day
+from fapilog.storage._archive.day import compress_day
 from fapilog.storage._files.times import INDEX
 from fapilog.storage.holds import add_hold
 from fapilog.storage.protocol import EventFilter

@@ -14,7 +14,7 @@ import pytest
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, ChainStatus
 from fapilog.record import chain
 from fapilog.storage._anchor import Anchor
-from fapilog.storage._days import write_anchor
+from fapilog.storage._archive.day import write_anchor
 from fapilog.storage._files import care
 from fapilog.storage._files.recovering import recover
 from fapilog.storage.files import FileStorage

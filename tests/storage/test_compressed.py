@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from fapilog import AuditEvent, AuditTrail, ChainStatus, DamagedRecord
-from fapilog.storage._days import compress_day
+from fapilog.storage._archive.day import compress_day
+from fapilog.storage._archive.latest import HEADER_BYTES, latest_in
 from fapilog.storage._files.times import INDEX
-from fapilog.storage._latest import HEADER_BYTES, latest_in
 from fapilog.storage.protocol import EventFilter
 from tests.doubles.aged_trails import aged_trail, day_file
 from tests.doubles.trail_files import TrailFiles

@@ -27,7 +27,7 @@ from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, C
 from fapilog.core._reading import intact
 from fapilog.record.damage import DamagedRecord
 from fapilog.record.parties import Actor, Target
-from fapilog.storage import _ranges, _rowreader
+from fapilog.storage._rows import ranges, reader
 from fapilog.storage.postgres import (
     PostgresStorage,
     _schema,
@@ -112,8 +112,8 @@ async def test_times_are_found_wherever_a_clock_was_wrong(
     database: Server, monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
     """Questions are answered, whether the records of the wanted times are few, many, or far away from each other."""
-    monkeypatch.setattr(_ranges, "_FEW", few)
-    monkeypatch.setattr(_ranges, "_TOGETHER", 2)
+    monkeypatch.setattr(ranges, "_FEW", few)
+    monkeypatch.setattr(ranges, "_TOGETHER", 2)
     monkeypatch.setattr(_storage, "_CLAUSES", [each for each in _storage._CLAUSES if each[0] == "search"])
     await check_storage(lambda place: PostgresStorage(database.dsn(user="service"), place))
 
@@ -423,8 +423,8 @@ def test_rows_that_are_missing_or_changed_places_are_holes(
 def test_long_records_are_read_page_by_page(storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long the records are, a page has few bytes, and every record is found, read and verified."""
     append(storage, *(f"{number} {'x' * 300}" for number in range(20)))
-    monkeypatch.setattr(_rowreader, "PAGE_BYTES", 1500)
-    monkeypatch.setattr(_rowreader, "PAGE", 3)
+    monkeypatch.setattr(reader, "PAGE_BYTES", 1500)
+    monkeypatch.setattr(reader, "PAGE", 3)
     assert [event.message[:2].strip() for event in intact(without_loop(storage.read(5, 7)))] == list(
         map(str, range(5, 12))
     )

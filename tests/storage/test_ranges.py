@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fapilog.storage import _ranges
-from fapilog.storage._ranges import ranges, stretches
+from fapilog.storage._rows import ranges as _ranges
+from fapilog.storage._rows.ranges import ranges, stretches
 
 
 def looked_at(wanted: set[int], *, low: int, high: int, newest: int) -> list[int]:

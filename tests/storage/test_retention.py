@@ -33,12 +33,12 @@ from fapilog.record.chain import head_before
 from fapilog.record.kinds import ComplianceLevel
 from fapilog.storage import retention
 from fapilog.storage._anchor import ANCHOR
-from fapilog.storage._days import exclusive
+from fapilog.storage._archive.day import exclusive
+from fapilog.storage._archive.together import verify_together
 from fapilog.storage._files.lines import Lines
 from fapilog.storage._files.recovering import recover
 from fapilog.storage._files.times import INDEX
 from fapilog.storage._files.verifying import verify
-from fapilog.storage._together import verify_together
 from fapilog.storage.archive import PackedFile
 from fapilog.storage.holds import add_hold, holds_on, remove_hold
 from fapilog.storage.memory import MemoryStorage

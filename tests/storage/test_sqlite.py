@@ -20,8 +20,9 @@ from fapilog import AuditEvent, AuditEventType, AuditLogLevel, AuditStorageError
 from fapilog.core._reading import intact
 from fapilog.record.damage import DamagedRecord
 from fapilog.record.parties import Actor, Target
-from fapilog.storage import _database, _ranges, _rowreader
-from fapilog.storage._rows import questions
+from fapilog.storage import _database
+from fapilog.storage._rows import ranges, reader
+from fapilog.storage._rows.table import questions
 from fapilog.storage.protocol import EventFilter
 from fapilog.storage.sqlite import SQLiteStorage
 from fapilog.tasks.loops import without_loop
@@ -340,8 +341,8 @@ def test_whoever_interrupts_the_opening_leaves_it_to_the_next_event(tmp_path: Pa
 def test_long_records_are_read_page_by_page(storage: SQLiteStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long the records are, a page has few bytes, and every record is found, read and verified."""
     append(storage, *(f"{number} {'x' * 300}" for number in range(20)))
-    monkeypatch.setattr(_rowreader, "PAGE_BYTES", 1500)
-    monkeypatch.setattr(_rowreader, "PAGE", 3)
+    monkeypatch.setattr(reader, "PAGE_BYTES", 1500)
+    monkeypatch.setattr(reader, "PAGE", 3)
     assert [event.message[:2].strip() for event in intact(without_loop(storage.read(5, 7)))] == list(
         map(str, range(5, 12))
     )
@@ -385,8 +386,8 @@ def test_times_are_found_wherever_a_clock_was_wrong(
     storage: SQLiteStorage, monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
     """Records of the wanted times are found, the newest first, also where one of them stands far from the others."""
-    monkeypatch.setattr(_ranges, "_FEW", few)
-    monkeypatch.setattr(_ranges, "_TOGETHER", 2)
+    monkeypatch.setattr(ranges, "_FEW", few)
+    monkeypatch.setattr(ranges, "_TOGETHER", 2)
     began = an_event().timestamp
     seconds = [0, 90, 1, 2, 3, 91, 4, 5, 92, 93, 6]
     for each in seconds:

@@ -15,7 +15,7 @@ from fapilog import AuditEvent, AuditEventType, DamagedRecord
 from fapilog.record import chain
 from fapilog.record.chain import ChainHead
 from fapilog.storage._anchor import Anchor
-from fapilog.storage._days import compress_day, remove_days, tidy
+from fapilog.storage._archive.day import compress_day, remove_days, tidy
 from fapilog.storage._files import lines as _lines
 from fapilog.storage._files import times as _times
 from fapilog.storage._files.reader import TrailReader

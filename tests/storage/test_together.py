@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fapilog import AuditTrail, ChainStatus, CompliancePolicy, DirectoryArchive
-from fapilog.storage._together import verify_together
+from fapilog.storage._archive.together import verify_together
 from tests.doubles.aged_trails import aged_trail, day_file
 
 pytestmark = [pytest.mark.real_time, pytest.mark.may_block]

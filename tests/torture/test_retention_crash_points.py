@@ -23,7 +23,7 @@ import pytest
 
 from fapilog import AuditTrail, ChainStatus, CompliancePolicy, DirectoryArchive
 from fapilog.record.chain import EMPTY, follow
-from fapilog.storage._archivereader import ArchiveReader
+from fapilog.storage._archive.reader import ArchiveReader
 from tests.doubles.aged_trails import aged_trail, day_file
 from tests.doubles.trail_files import TrailFiles
 from tests.programs.appending_files import bodies

@@ -15,9 +15,9 @@ from .. import AuditChainVerificationResult, AuditStorageError, AuditTrail, Comp
 from .._extras import MissingExtraError
 from ..record.chain import ChainError
 from ..record.options import require_path
+from ..storage._archive.together import verify_together
 from ..storage._files.directory import OWNER, cannot, newest_file
 from ..storage._files.names import SUFFIX, is_name
-from ..storage._together import verify_together
 from ..storage.archive import Archive, is_address, require_archive
 from ..storage.archived import ArchiveStorage
 from ..storage.earlier import EarlierStorage, is_of_earlier

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..storage.replication import Replication
     from ._incidentfiles import IncidentFiles
 
-__all__ = ["Keeping", "files_of", "in_files", "is_ours", "plain_files_of"]
+__all__ = ["Keeping", "archive_of", "files_of", "in_files", "is_ours", "plain_files_of"]
 
 
 class Keeping:
@@ -75,10 +75,10 @@ class Keeping:
         self.archive: Archive | None = None
         self.asked: AuditStorage = storage
         if archive is not None:
-            from ._retaining import archive_of, with_archive  # noqa: PLC0415
+            from ..storage.archived import WithArchive  # noqa: PLC0415
 
             self.archive = archive_of(storage, archive)
-            self.asked = with_archive(storage, self.archive)
+            self.asked = WithArchive(in_files("archive", storage), self.archive)
         self.replication: Replication | None = None
         if replica is not None:
             from ..storage.replication import Replication  # noqa: PLC0415
@@ -86,6 +86,17 @@ class Keeping:
             directory = in_files("replica", storage).directory
             options: dict[str, Any] = {} if lag_limit is None else {"lag_limit": lag_limit}
             self.replication = Replication(directory, require_storage("replica", replica), **options)
+
+
+def archive_of(storage: AuditStorage, given: Archive | Path | str) -> Archive:
+    """Return the archive that *given* names for the trail in *storage*; raise as `require_archive`, or ValueError."""
+    from ..storage.archive import DirectoryArchive, require_archive  # noqa: PLC0415
+
+    archive = require_archive("archive", given)
+    files = in_files("archive", storage)
+    if isinstance(archive, DirectoryArchive) and archive.directory.resolve() == files.directory.resolve():
+        raise ValueError("archive: expected another directory than that of the trail")
+    return archive
 
 
 def files_of(storage: AuditStorage) -> FileStorage | None:

@@ -6,7 +6,6 @@ import contextlib
 import functools
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, Final
 
 import anyio
@@ -14,7 +13,7 @@ import anyio
 from ..record.errors import AuditStorageError, reason
 from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType
-from ..storage.archive import Archive, DirectoryArchive, require_archive
+from ..storage.archive import Archive
 from ..storage.files import utc_now
 from ..storage.protocol import AuditStorage, EventFilter, head_of
 from ..storage.retention import BusyError, RetentionReport, RetentionRule, apply_retention
@@ -26,26 +25,10 @@ from ._keeping import in_files
 from .alerting import DurableDispatcher, is_resuming
 from .policy import CompliancePolicy
 
-__all__ = ["archive_of", "retained", "with_archive"]
+__all__ = ["retained"]
 
 # Seconds that the catch-up has to say up to where the dispatcher lacks no alert.
 _PATIENCE: Final = 10.0
-
-
-def archive_of(storage: AuditStorage, given: Archive | Path | str) -> Archive:
-    """Return the archive that *given* names for the trail in *storage*; raise as `require_archive`, or ValueError."""
-    archive = require_archive("archive", given)
-    files = in_files("archive", storage)
-    if isinstance(archive, DirectoryArchive) and archive.directory.resolve() == files.directory.resolve():
-        raise ValueError("archive: expected another directory than that of the trail")
-    return archive
-
-
-def with_archive(storage: AuditStorage, archive: Archive) -> AuditStorage:
-    """Return the trail in *storage* with the days of its *archive*; raise TypeError if it can have no archive."""
-    from ..storage.archived import WithArchive  # noqa: PLC0415  few trails have one
-
-    return WithArchive(in_files("archive", storage), archive)
 
 
 async def retained(

@@ -35,7 +35,7 @@ from ..tasks import groupcommit, portal  # noqa: F401  # isort: skip  # pyright:
 from ..tasks.fork import call_in_child
 from ..tasks.loops import LoopClosedError, finished
 from ._alerts import Alerts
-from ._keeping import Keeping
+from ._keeping import Keeping, archive_of
 from ._ownrecords import OwnRecords
 from ._recording import Recorder
 from .alerting import AlertDispatcher, NoopAlertDispatcher
@@ -410,7 +410,7 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
             TypeError: The trail is not in files, or *archive* is neither a place nor an `Archive`.
             ValueError: The policy is disabled, or *archive* is the directory of the trail, or no address in S3.
         """
-        from ._retaining import archive_of, retained  # noqa: PLC0415  for the processes that remove days alone
+        from ._retaining import retained  # noqa: PLC0415  for the processes that remove days alone
 
         return await retained(
             self._storage,

@@ -17,17 +17,18 @@ from ..record.chain import ChainError
 from ..record.errors import AuditStorageError
 from ..tasks.threads import Turn
 from ._files.directory import make_directory, require_number
-from ._rows import SCHEMA
+from ._rows.table import SCHEMA
 from .sqlitefile import (
+    ERRORS,
     Opened,
     close_at_forks,
-    damage_as_error,
     inode_of,
     locked,
     make_file,
     make_tables,
     number,
     pause,
+    words_of,
 )
 
 __all__ = ["Database"]
@@ -117,18 +118,17 @@ class Database:
     def _failures(self, action: str) -> Generator[None]:
         """Raise `AuditStorageError` for errors of SQLite, the system and the chain; open the file anew next time."""
         try:
-            with damage_as_error():
-                yield
+            yield
         except BaseException as error:
             # An interrupt too: it may have come before the settings were made.
             self._close()
             if isinstance(error, ChainError):
                 raise AuditStorageError(f"{self._path}: {error}; nothing is appended") from error
+            if isinstance(error, ERRORS):
+                raise AuditStorageError(f"cannot {action} {self._path}: {words_of(error)}") from error
             if isinstance(error, OSError):
                 require_number(error)
-            if isinstance(error, OSError | sqlite3.Error):
-                words = getattr(error, "strerror", None) or error
-                raise AuditStorageError(f"cannot {action} {self._path}: {words}") from error
+                raise AuditStorageError(f"cannot {action} {self._path}: {error.strerror or error}") from error
             raise
 
     def _opened(self, *, is_made: bool) -> Opened | None:

@@ -23,9 +23,9 @@ import msgspec
 
 from ..record.options import require_path
 from ..record.values import kind_of
+from ._archive.packed import from_disk, is_archived_name, not_what_the_trail_has
 from ._files.compressed import content_of
 from ._files.directory import cannot, make_directory
-from ._packed import from_disk, is_archived_name, not_what_the_trail_has
 from ._whole import whole
 
 __all__ = ["Archive", "DirectoryArchive", "PackedFile", "is_address", "require_archive"]

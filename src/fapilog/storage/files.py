@@ -23,8 +23,8 @@ from ..tasks.groupcommit import GroupCommit
 from ..tasks.loops import is_without_loop
 from ..tasks.threads import in_thread
 from ._anchor import Anchor
+from ._archive.day import write_anchor
 from ._copied import by_day, followed
-from ._days import write_anchor
 from ._files.care import Care
 from ._files.directory import OWNER, Access, cannot, make_directory, size_of, sync_directory, why_not_writable
 from ._files.effort import Effort

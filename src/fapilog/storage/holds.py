@@ -17,7 +17,7 @@ import msgspec
 
 from ..record.errors import AuditStorageError
 from ..record.values import text
-from ._days import exclusive
+from ._archive.day import exclusive
 from ._files.directory import newest_file
 from ._whole import whole
 

@@ -20,7 +20,7 @@ from ..tasks.loops import is_without_loop
 from ..tasks.threads import Turn
 from ._copied import elsewhere, followed
 from ._holes import item_of, joined, up_to
-from ._rows import events_of
+from ._rows.table import events_of
 from ._verdicts import verdict_on
 from .protocol import EventFilter
 

@@ -25,14 +25,24 @@ from ..record.events import AuditEvent
 from ..record.kinds import FLOORS, ComplianceLevel
 from ..tasks.threads import in_thread
 from ._anchor import MEMBER, Anchor, anchor_of, start_of
-from ._days import BusyError, archive_day, begin_archive, compress_day, digest, exclusive, remove_days, sweep, tidy
+from ._archive.day import (
+    BusyError,
+    archive_day,
+    begin_archive,
+    compress_day,
+    digest,
+    exclusive,
+    remove_days,
+    sweep,
+    tidy,
+)
+from ._archive.latest import latest_up_to
 from ._files.compressed import MAX_SIZE
 from ._files.directory import cannot, reading, size_of
 from ._files.lines import Lines
 from ._files.names import SUFFIX, date_of, day_of, files_set_aside, names
 from ._files.reader import TrailReader
 from ._files.torn import Torn
-from ._latest import latest_up_to
 from ._replica import Replica, replica_of
 from .archive import Archive
 from .holds import Hold, holds_on

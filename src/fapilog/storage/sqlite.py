@@ -17,15 +17,15 @@ from ..record.privacy import without_frames
 from ..tasks.fork import call_in_child
 from ..tasks.groupcommit import GroupCommit
 from ..tasks.threads import in_thread
-from . import _rowreader
 from ._anchor import Anchor
 from ._copied import elsewhere, followed
 from ._database import Database
 from ._files.directory import why_not_writable
 from ._files.room import Room
-from ._rowreader import Row, RowReader
-from ._rows import COLUMNS, Question, follow_row, questions, rows_of, values_of
-from ._rowstorage import RowStorage
+from ._rows import reader
+from ._rows.reader import Row, RowReader
+from ._rows.storage import RowStorage
+from ._rows.table import COLUMNS, Question, follow_row, questions, rows_of, values_of
 from .protocol import EventFilter
 
 __all__ = ["SQLiteStorage"]
@@ -243,7 +243,7 @@ class _Reader(RowReader):
     def heads(self, head: ChainHead) -> Iterator[ChainHead]:
         # Whatever number a row has that was put in front of the first.
         first = _MIN
-        while rows := self._page(_EVERYTHING, first, _rowreader.PAGE):
+        while rows := self._page(_EVERYTHING, first, reader.PAGE):
             for number, line, *values in rows:
                 head = follow_row(head, number, line, values)
                 first = number + 1
@@ -276,7 +276,7 @@ def _rows(connection: sqlite3.Connection, query: str, values: tuple[Any, ...]) -
         for row in cursor:
             found.append(row)
             size += len(row[1]) if isinstance(row[1], bytes) else 0
-            if size > _rowreader.PAGE_BYTES:
+            if size > reader.PAGE_BYTES:
                 break
     finally:
         # Else the transaction of the reader stays open, and the write-ahead log can't be emptied.

@@ -19,17 +19,19 @@ from typing import Final, Protocol, TypeVar
 from ._files.directory import sync_directory
 
 __all__ = [
+    "ERRORS",
     "Forkable",
     "Opened",
     "close",
     "close_at_forks",
-    "damage_as_error",
     "inode_of",
+    "is_damage",
     "locked",
     "make_file",
     "make_tables",
     "number",
     "pause",
+    "words_of",
 ]
 
 T = TypeVar("T")
@@ -106,15 +108,19 @@ def _roll_back(connection: sqlite3.Connection) -> None:
         connection.execute("ROLLBACK")
 
 
-@contextlib.contextmanager
-def damage_as_error() -> Generator[None]:
-    """Raise sqlite3.DatabaseError also where SQLite's words repeat bytes of a damaged file that are no text."""
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        damage = sqlite3.DatabaseError("database disk image is malformed")
-        damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-        raise damage from error
+ERRORS: Final = (sqlite3.Error, UnicodeDecodeError)
+"""The errors of SQLite: the second where its words repeat bytes of a damaged file that are no text."""
+
+
+def is_damage(error: Exception) -> bool:
+    """Return whether one of `ERRORS` says that the file is damaged, or no database."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    return isinstance(error, UnicodeDecodeError) or code & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def words_of(error: Exception) -> str:
+    """Return the words of one of `ERRORS`."""
+    return "database disk image is malformed" if isinstance(error, UnicodeDecodeError) else str(error)
 
 
 def number(connection: sqlite3.Connection, pragma: str) -> int:

@@ -20,14 +20,16 @@ from typing import Final, TypeVar
 
 from ...record.errors import OutboxError
 from ...storage.sqlitefile import (
+    ERRORS,
     Opened,
     close_at_forks,
-    damage_as_error,
     inode_of,
+    is_damage,
     locked,
     make_file,
     make_tables,
     number,
+    words_of,
 )
 from ...tasks.strangers import Log
 from ._filequeue import FileQueue
@@ -208,12 +210,12 @@ class OutboxFile:
     @contextlib.contextmanager
     def _errors(self) -> Generator[None]:
         try:
-            with damage_as_error():
-                yield
+            yield
         except OSError as error:
             raise OutboxError(f"{self.path}: {error.strerror or error}") from error
-        except sqlite3.Error as error:
-            raise (_CorruptError if _is_corrupt(error) else OutboxError)(f"{self.path}: {error}") from error
+        except ERRORS as error:
+            kind = _CorruptError if is_damage(error) else OutboxError
+            raise kind(f"{self.path}: {words_of(error)}") from error
 
     def _set_aside(self, inode: tuple[int, int] | None) -> None:
         """Rename a damaged outbox, with its log and index, unless another process has done so meanwhile."""
@@ -242,10 +244,9 @@ class OutboxFile:
         """Look through all of it: SQLite also says "malformed" where the disk failed to read, once."""
         with contextlib.closing(sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT, isolation_level=None)) as connection:
             try:
-                with damage_as_error():
-                    return bool(connection.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",))
-            except sqlite3.DatabaseError as error:
-                if _is_corrupt(error):
+                return bool(connection.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",))
+            except ERRORS as error:
+                if is_damage(error):
                     return True
                 raise
 
@@ -256,7 +257,3 @@ def _results(queue: FileQueue, calls: Sequence[Callable[[FileQueue], T]]) -> lis
 
 class _CorruptError(OutboxError):
     """Raised when the file is no database, or a damaged one."""
-
-
-def _is_corrupt(error: sqlite3.Error) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}

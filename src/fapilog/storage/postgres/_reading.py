@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from ...record.chain import ChainError, ChainHead, ChainStatus
-from .. import _rowreader
-from .._rowreader import Row, RowReader
-from .._rows import COLUMNS, Question, follow_row
+from .._rows import reader
+from .._rows.reader import Row, RowReader
+from .._rows.table import COLUMNS, Question, follow_row
 from ..protocol import EventFilter
 from ._searching import keys_of, questions_of
 from .connection import Link
@@ -87,11 +87,11 @@ class Reader(RowReader):
         query = _IN_BYTES.format(
             columns="sequence_number, line", where=f"trail = %s AND {question.where}", order="DESC"
         )
-        return self._rows(query, *question.within(first, before), size, _rowreader.PAGE_BYTES)
+        return self._rows(query, *question.within(first, before), size, reader.PAGE_BYTES)
 
     def rows_behind(self, number: int, size: int) -> list[Row]:
         """Do as `RowReader` says."""
-        return self._rows(_OLDEST, number, size, _rowreader.PAGE_BYTES)
+        return self._rows(_OLDEST, number, size, reader.PAGE_BYTES)
 
     def numbers(self, query: str, *values: int) -> list[Any]:
         """Do as `RowReader` says."""
@@ -102,7 +102,7 @@ class Reader(RowReader):
         # Whatever number a row has that was put in front of the first.
         first = _MIN
         while True:
-            rows = self._rows(_CHECKED, self._trail, first, _rowreader.PAGE, _rowreader.PAGE_BYTES)
+            rows = self._rows(_CHECKED, self._trail, first, reader.PAGE, reader.PAGE_BYTES)
             if rows[0][2] is None:
                 _require_head(head, rows[0][0], rows[0][1])
                 return

@@ -8,7 +8,7 @@ import psycopg
 
 from ...record.errors import AuditStorageError
 from ...record.privacy import without_frames
-from .._rows import COLUMNS, SCATTERED, STRETCH
+from .._rows.table import COLUMNS, SCATTERED, STRETCH
 from .connection import Connection, Server, words
 
 __all__ = ["COLUMN_TYPES", "VERSION", "install_schema", "installed_version", "schema_sql"]

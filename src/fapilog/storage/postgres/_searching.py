@@ -6,7 +6,7 @@ from hashlib import sha256
 from typing import Any, Final
 
 from ...record.events import AuditEvent
-from .._rows import Dialect, Question, questions, values_of
+from .._rows.table import Dialect, Question, questions, values_of
 from ..protocol import EventFilter
 
 __all__ = ["key_of", "keys_of", "questions_of"]

@@ -17,7 +17,7 @@ from ...tasks.groupcommit import GroupCommit
 from ...tasks.threads import in_thread
 from .._anchor import Anchor
 from .._copied import followed
-from .._rowstorage import RowStorage
+from .._rows.storage import RowStorage
 from ..protocol import KeptAlert
 from ._reading import Reader
 from ._schema import VERSION, installed_version

@@ -15,7 +15,7 @@ from psycopg.pq import TransactionStatus
 
 from ...record import chain
 from ...record.chain import EMPTY, ChainError, ChainHead, ChainStatus, Seal
-from .._rows import COLUMNS
+from .._rows.table import COLUMNS
 from ._schema import COLUMN_TYPES
 from .connection import Connection
 

@@ -17,7 +17,7 @@ from ...record import chain
 from ...record.chain import EMPTY, ChainHead, Seal
 from ...record.values import escaped
 from .._copied import elsewhere
-from .._rows import events_of
+from .._rows.table import events_of
 from ..protocol import KeptAlert, is_head
 from ._searching import keys_of
 from ._transaction import Transaction

@@ -13,16 +13,16 @@ from typing import Final
 
 import msgspec
 
-from ..record.errors import AuditStorageError
-from ._anchor import ANCHOR, Anchor, anchor_of
-from ._files.compressed import compress, content_of
-from ._files.directory import allow_as, blocks, closing, newest_file, reading, sync, sync_directory, without_writers
-from ._files.names import SUFFIX, date_of, day_of, names
-from ._files.times import INDEX, Times
-from ._latest import latest_up_to
-from ._packed import from_disk, is_archived_name, not_what_the_trail_has
-from ._whole import PART, remove, whole
-from .archive import Archive, PackedFile
+from ...record.errors import AuditStorageError
+from .._anchor import ANCHOR, Anchor, anchor_of
+from .._files.compressed import compress, content_of
+from .._files.directory import allow_as, blocks, closing, newest_file, reading, sync, sync_directory, without_writers
+from .._files.names import SUFFIX, date_of, day_of, names
+from .._files.times import INDEX, Times
+from .._whole import PART, remove, whole
+from ..archive import Archive, PackedFile
+from .latest import latest_up_to
+from .packed import from_disk, is_archived_name, not_what_the_trail_has
 
 __all__ = [
     "BusyError",

@@ -16,6 +16,11 @@ from urllib.parse import unquote, urlsplit
 
 import fapilog
 
+from ..core.alerting import AlertDispatcher, NoopAlertDispatcher
+from ..delivery.route import Condition, when
+from ..record.kinds import member
+from ..record.options import did_you_mean, nearest
+from ..record.values import kind_of
 from ._hints import (
     DISPATCHER,
     STORAGE,
@@ -32,11 +37,6 @@ from ._hints import (
     is_storage,
     origin,
 )
-from .core.alerting import AlertDispatcher, NoopAlertDispatcher
-from .delivery.route import Condition, when
-from .record.kinds import member
-from .record.options import did_you_mean, nearest
-from .record.values import kind_of
 
 __all__ = ["DESTINATIONS", "STORAGES", "Reader", "Reference", "class_of"]
 

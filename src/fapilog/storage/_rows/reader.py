@@ -7,15 +7,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Final, TypeAlias
 
-from ..record.chain import ChainHead
-from ..record.damage import DamagedRecord
-from ..record.events import AuditEvent
-from ._copied import is_record
-from ._files.lines import head_of_record
-from ._holes import item_of, joined, missing_rows, newest_of, up_to
-from ._ranges import ranges, stretches
-from ._rows import Question
-from .protocol import EventFilter
+from ...record.chain import ChainHead
+from ...record.damage import DamagedRecord
+from ...record.events import AuditEvent
+from .._copied import is_record
+from .._files.lines import head_of_record
+from .._holes import item_of, joined, missing_rows, newest_of, up_to
+from ..protocol import EventFilter
+from .ranges import ranges, stretches
+from .table import Question
 
 __all__ = ["PAGE", "PAGE_BYTES", "Row", "RowReader"]
 

@@ -10,15 +10,15 @@ from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
-from ..record.chain import ChainError, ChainHead, ChainStatus, follow
-from ..record.errors import AuditStorageError
-from ..record.events import AuditEvent
-from ..record.formats import decoded
-from ..record.kinds import AuditEventType, AuditLogLevel
-from ..record.parties import Target
-from ._files.needles import AS_THEY_ARE
-from ._ranges import STRETCH_BITS
-from .protocol import EQUAL, EventFilter
+from ...record.chain import ChainError, ChainHead, ChainStatus, follow
+from ...record.errors import AuditStorageError
+from ...record.events import AuditEvent
+from ...record.formats import decoded
+from ...record.kinds import AuditEventType, AuditLogLevel
+from ...record.parties import Target
+from .._files.needles import AS_THEY_ARE
+from ..protocol import EQUAL, EventFilter
+from .ranges import STRETCH_BITS
 
 __all__ = [
     "COLUMNS",

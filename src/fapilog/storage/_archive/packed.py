@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import IO
 
-from ..record.errors import AuditStorageError
-from ._anchor import ANCHOR
-from ._files.names import SUFFIX, is_name, is_set_aside
+from ...record.errors import AuditStorageError
+from .._anchor import ANCHOR
+from .._files.names import SUFFIX, is_name, is_set_aside
 
 __all__ = ["from_disk", "is_archived_name", "not_what_the_trail_has"]
 

@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from ._anchor import anchor_of
-from ._files.compressed import note_in
-from ._files.directory import reading
-from ._files.lines import Lines
-from ._files.names import SUFFIX, names
-from ._files.times import times_of
+from .._anchor import anchor_of
+from .._files.compressed import note_in
+from .._files.directory import reading
+from .._files.lines import Lines
+from .._files.names import SUFFIX, names
+from .._files.times import times_of
 
 __all__ = ["HEADER_BYTES", "latest_in", "latest_up_to"]
 

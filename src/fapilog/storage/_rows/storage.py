@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..record.chain import EMPTY, AuditChainVerificationResult
-from ..record.damage import DamagedRecord
-from ..record.errors import AuditStorageError
-from ..record.events import AuditEvent
-from ..record.privacy import Uncopied, without_frames
-from ..tasks.threads import in_thread
-from ._front import front_of
-from ._holes import missing_rows
-from ._rowreader import RowReader
-from ._verdicts import unreadable, verdict_on
-from .protocol import AuditStorage, EventFilter
+from ...record.chain import EMPTY, AuditChainVerificationResult
+from ...record.damage import DamagedRecord
+from ...record.errors import AuditStorageError
+from ...record.events import AuditEvent
+from ...record.privacy import Uncopied, without_frames
+from ...tasks.threads import in_thread
+from .._front import front_of
+from .._holes import missing_rows
+from .._verdicts import unreadable, verdict_on
+from ..protocol import AuditStorage, EventFilter
+from .reader import RowReader
 
 __all__ = ["RowStorage"]
 

@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from ..record.chain import EMPTY, AuditChainVerificationResult, ChainHead, ChainStatus
-from ._anchor import anchor_of
-from ._archivereader import ArchiveReader
-from ._files.reader import TrailReader
-from ._files.verifying import verify
-from .archive import Archive
-from .protocol import is_head
+from ...record.chain import EMPTY, AuditChainVerificationResult, ChainHead, ChainStatus
+from .._anchor import anchor_of
+from .._files.reader import TrailReader
+from .._files.verifying import verify
+from ..archive import Archive
+from ..protocol import is_head
+from .reader import ArchiveReader
 
 __all__ = ["verify_together"]
 

@@ -28,12 +28,12 @@ from typing import Any, Final
 
 from fapilog import AlertDispatcher, AuditTrail, CompliancePolicy, NoopAlertDispatcher
 
-from ._configured import DESTINATIONS, Reader, Reference, class_of
+from ..record.errors import FapilogError
+from ..record.options import nearest, require_mapping, require_path
+from ..record.privacy import without_frames
+from ..record.values import kind_of
 from ._hints import Accepted, accepted, inside_many, is_secret, is_text
-from .record.errors import FapilogError
-from .record.options import nearest, require_mapping, require_path
-from .record.privacy import without_frames
-from .record.values import kind_of
+from ._reader import DESTINATIONS, Reader, Reference, class_of
 
 __all__ = ["ConfigError", "dispatcher_from_env", "options_from_config", "options_from_env", "options_from_toml"]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, Union, cast, get_args, get_origin, get_type_hints
 
-from .core.alerting import AlertDispatcher
-from .delivery.route import Condition
-from .record.privacy import ADDRESS
+from ..core.alerting import AlertDispatcher
+from ..delivery.route import Condition
+from ..record.privacy import ADDRESS
 
 __all__ = [
     "DISPATCHER",
