@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from fapilog import AuditTrail
+from fapilog.storage._days import compress_day
 from fapilog.storage.sqlite import SQLiteStorage
-from tests.doubles.aged_trails import aged_trail
+from tests.doubles.aged_trails import aged_trail, day_file
 from tests.doubles.commands import Run, runs
 
 pytestmark = pytest.mark.skipif(not all(map(find_spec, ("typer", "rich"))), reason="needs the extra cli")
@@ -63,14 +64,25 @@ def test_a_file_of_sqlite_is_asked_by_the_same_commands(run: Run, tmp_path: Path
 
 
 def test_damage_is_told(run: Run, tmp_path: Path) -> None:
-    """Of a damaged trail nothing is copied from the damage on, and the exit code is 1."""
+    """Of a damaged trail nothing is copied from the damage on, its file and line are named, and the exit code is 1."""
     trail = AuditTrail(storage_path=tmp_path / "audit")
     trail.sync.log_data_access("patient/1", "read", user_id="alice")
     (file,) = (tmp_path / "audit").glob("audit_*.jsonl")
     file.write_bytes(file.read_bytes().replace(b"alice", b"mally"))
     code, out, err = run("copy", tmp_path / "audit", tmp_path / "audit.db")
     assert (code, out) == (1, "")
-    assert "record 1 was altered" in err
+    damage = f"{file.name}, line 1: record 1 was altered: its checksum is of other bytes"
+    assert err == f"fapilog: the source is damaged: {damage}; nothing is copied behind record 0\n"
+
+
+def test_a_compressed_day_that_is_damaged_is_told(run: Run, tmp_path: Path) -> None:
+    """A day of which no record can be read is named, and not only that records are missing."""
+    directory = aged_trail(tmp_path / "audit", (2, 1, 0))
+    compress_day(directory, day_file(1))
+    path = directory / f"{day_file(1)}.gz"
+    path.write_bytes(path.read_bytes()[:-9])
+    code, _, err = run("copy", directory, tmp_path / "audit.db")
+    assert (code, f"the source is damaged: {path.name} is damaged: it can't be decompressed" in err) == (1, True)
 
 
 @pytest.mark.parametrize("name", ["audit", "audit.db"])

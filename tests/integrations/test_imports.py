@@ -124,6 +124,39 @@ def test_an_extension_that_is_imported_after_the_call_is_recorded(tmp_path: Path
     assert run(LATE, tmp_path).split() == ["authentication_succeeded"]
 
 
+WITHOUT_GREENLET = """
+sys.modules["greenlet"] = None
+from sqlalchemy import create_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from fapilog.integrations.sqlalchemy import audit_changes
+class Base(DeclarativeBase):
+    pass
+class Patient(Base):
+    __tablename__ = "patient"
+    id: Mapped[int] = mapped_column(primary_key=True)
+engine = create_engine("sqlite://")
+Base.metadata.create_all(engine)
+with Session(engine) as session:
+    audit_changes(session, trail)
+    session.add(Patient(id=1))
+    session.commit()
+print(*(event.target for event in trail.sync.get_events()))
+try:
+    audit_changes(engine, trail)
+except TypeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.real_time
+def test_sqlalchemy_without_greenlet(tmp_path: Path) -> None:
+    """Without greenlet, an extra of SQLAlchemy, the changes of plain sessions are recorded."""
+    pytest.importorskip("sqlalchemy")
+    refused = "sessions: expected a session, or a maker of sessions; got an Engine"
+    assert run(TRAIL + WITHOUT_GREENLET, tmp_path).splitlines() == ["patient/1", refused]
+
+
 NOT_A_TRAIL = """
 from fapilog.integrations import arq, asgi, celery, dramatiq, logging, structlog
 async def application(scope, receive, send): ...

@@ -314,6 +314,17 @@ def test_a_lie_about_the_times_is_found_out(tmp_path: Path, monkeypatch: pytest.
     assert found(TrailReader(tmp_path, durable=False), 0, None) == list(range(20, 0, -1))
 
 
+def test_a_damaged_compressed_day_is_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a day that was compressed since the index was written, and can't be decompressed, nothing can be a lie."""
+    monkeypatch.setattr(_lines, "_BLOCK_BYTES", 700)
+    written(tmp_path, [float(number) for number in range(20)])
+    assert found(TrailReader(tmp_path, durable=False), 100, None) == []
+    compress_day(tmp_path, NAME)
+    packed = tmp_path / f"{NAME}.gz"
+    packed.write_bytes(packed.read_bytes()[:-9])
+    assert _times.Times(tmp_path).check() is None
+
+
 @pytest.mark.parametrize("made", ["a directory", "a link", "a pipe", "nothing that can be made"])
 def test_where_no_index_can_be_had_all_stays_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: str

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from inspect import signature
 from typing import Final, Protocol, cast, runtime_checkable
 
-from ..record.chain import EMPTY, ChainHead
+from ..record.chain import EMPTY, ChainError, ChainHead
 from ..record.errors import AuditStorageError, TrailMismatchError
 from ..record.values import kind_of
 from ._anchor import Anchor
@@ -85,7 +85,15 @@ async def copy(
     count, head = 0, await common_head(source, cast("AuditStorage", target))
     async with contextlib.aclosing(pages(source, head.sequence_number)) as found:
         async for lines in found:
-            head = await appended(source, target, head, lines)
+            try:
+                head = await appended(source, target, head, lines)
+            except TrailMismatchError as error:
+                # The target knows the lines alone; the source says in which of its files the damage is.
+                verdict = await source.verify() if isinstance(error.__cause__, ChainError) else None
+                if verdict is None or verdict.valid:
+                    raise
+                words = f"the source is damaged: {verdict.error_message}"
+                raise TrailMismatchError(f"{words}; nothing is copied behind record {head.sequence_number}") from error
             count += len(lines)
             if progress is not None:
                 progress(head.sequence_number)

@@ -15,7 +15,6 @@ from ..._extras import needs
 with needs("sqlalchemy"):
     from sqlalchemy import event, inspect
     from sqlalchemy.exc import NoInspectionAvailable
-    from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
     from sqlalchemy.orm import Mapper, QueryableAttribute, Session, scoped_session, sessionmaker
 
 from ...core.audit import AuditTrail
@@ -24,6 +23,7 @@ from ...record.options import require_kind, several
 from ...record.parties import Target
 from ...record.values import kind_of
 from .._rowchanges import require_fields
+from ._asyncio import AsyncSession, async_scoped_session, async_sessionmaker
 from ._changes import Changes, contained
 from ._states import Attribute, State, key_of, target_at
 

@@ -12,7 +12,6 @@ from weakref import WeakKeyDictionary
 
 import anyio
 from sqlalchemy import inspect
-from sqlalchemy.ext.asyncio import async_session
 from sqlalchemy.orm import Mapper, Session, SessionTransaction
 from sqlalchemy.util import concurrency
 
@@ -22,6 +21,7 @@ from ...record.freezing import frozen_mapping
 from ...record.options import did_you_mean
 from ...tasks.strangers import Log, is_interrupt
 from .._rowchanges import RowChange, masked
+from ._asyncio import async_session
 from ._ledger import UNKNOWN, Changed, Created, Deleted, Key, Outcome, outcomes
 from ._states import (
     Attribute,

@@ -24,6 +24,7 @@ from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
+from ...record.chain import ChainError
 from ..protocol import EventFilter
 from .directory import allow_as, close, closing, newest_file, open_file, write_all
 from .lines import Lines, split
@@ -227,7 +228,8 @@ class Times:
         self.load()
         parts = sorted(self._parts.values(), key=lambda part: part.file)
         for name, of_file in itertools.groupby(parts, key=lambda part: part.file):
-            with contextlib.suppress(OSError), closing(open_file(self._directory, name)) as fd:
+            # A day that was compressed since, and is damaged, can't be compared.
+            with contextlib.suppress(OSError, ChainError), closing(open_file(self._directory, name)) as fd:
                 if any(self._is_wrong(part, fd) for part in of_file):
                     self._parts.clear()
                     words = f"{self._directory / INDEX} denies times that records have"
