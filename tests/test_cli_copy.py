@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fapilog import AuditTrail
-from fapilog.storage._days import compress_day
+from fapilog.storage._archive.day import compress_day
 from fapilog.storage.sqlite import SQLiteStorage
 from tests.doubles.aged_trails import aged_trail, day_file
 from tests.doubles.commands import Run, runs
