@@ -11,10 +11,9 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
-from fapilog.tasks import events as events_module
 from fapilog.tasks import loops
-from fapilog.tasks.events import Condition, Event, wake
-from fapilog.tasks.loops import Loop
+from fapilog.tasks.events import Condition, Event
+from fapilog.tasks.loops import Loop, wake
 from tests.doubles.interrupting import moments
 
 
@@ -93,7 +92,7 @@ async def test_a_notification_from_a_thread_is_not_missed() -> None:
 async def test_an_interrupt_leaves_no_caller_asleep() -> None:
     """A signal handler that raises while callers are woken keeps none of them from being woken."""
     here = Loop.current()
-    for place in (Path(loops.__file__), Path(events_module.__file__), Path(asyncio.locks.__file__)):
+    for place in (Path(loops.__file__), Path(asyncio.locks.__file__)):
         for moment in moments(place, KeyboardInterrupt):
             events = [here.make_event() for _ in range(3)]
             async with anyio.create_task_group() as tasks:

@@ -19,9 +19,8 @@ from ..record.events import AuditEvent
 from ..record.options import require
 from ..record.privacy import Uncopied
 from ..tasks.countdown import Countdown
-from ..tasks.events import Waiter, wake
 from ..tasks.fork import call_in_child
-from ..tasks.loops import Loop
+from ..tasks.loops import Loop, Waiter, wake
 from ._inner import Wrapper
 
 __all__ = ["RateLimit"]

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import threading
 from collections.abc import Callable
-from typing import Any, TypeAlias
 
-import anyio
 import anyio.lowlevel
 
-from .loops import Loop, LoopClosedError
+from .loops import Loop, Waiter, wake
 
-__all__ = ["Condition", "Event", "Waiter", "wake"]
-
-Waiter: TypeAlias = tuple[Loop, Any]
-"""A loop, and an event of that loop: of anyio, or of the loop's own library."""
+__all__ = ["Condition", "Event"]
 
 
 class Event:
@@ -24,8 +18,8 @@ class Event:
     An event that is set once, by any thread, and waited for in any loop.
 
     anyio's `Event` belongs to one loop: set by another thread, it wakes no waiter, or breaks that loop. So every waiter
-    has an `anyio.Event` of its own loop, and setting this event schedules one call per loop, which sets that loop's
-    events. A waiter whose loop has ended meanwhile disturbs no other waiter.
+    has an event of its own loop, and setting this event schedules one call per loop, which sets that loop's events. A
+    waiter whose loop has ended meanwhile disturbs no other waiter.
 
     Attributes:
         is_set: Whether it was set; to be read alone.
@@ -47,7 +41,8 @@ class Event:
 
     async def wait(self) -> None:
         """Return when the event is set."""
-        waiter = Loop.current(), anyio.Event()
+        loop = Loop.current()
+        waiter = loop, loop.make_event()
         with self._lock:
             if not self.is_set:
                 self._waiting.append(waiter)
@@ -59,21 +54,6 @@ class Event:
         finally:
             with self._lock, contextlib.suppress(ValueError):
                 self._waiting.remove(waiter)
-
-
-def wake(waiting: list[Waiter]) -> None:
-    """Set the events of all *waiting* in their own loops, with one call per loop."""
-    by_loop: dict[Loop, list[Any]] = {}
-    for loop, event in waiting:
-        by_loop.setdefault(loop, []).append(event)
-    for loop, events in by_loop.items():
-        call = functools.partial(_set_all, events)
-        if loop.is_here:
-            call()
-        else:
-            # Where the loop has ended, no task waits any more.
-            with contextlib.suppress(LoopClosedError):
-                loop.call_soon(call)
 
 
 class Condition:
@@ -100,14 +80,3 @@ class Condition:
             if holds():
                 return
             await event.wait()
-
-
-def _set_all(events: list[Any]) -> None:
-    try:
-        for event in events:
-            event.set()
-    except BaseException:
-        # A signal handler has raised in this thread: the callers wait all the same.
-        for event in events:
-            event.set()
-        raise

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 import anyio.lowlevel
 
 from ..record.errors import FapilogError
-from .events import Waiter, wake
-from .loops import Loop, is_without_loop
+from .loops import Loop, Waiter, is_without_loop, wake
 from .threads import Latch, started
 from .weakset import SharedWeakSet
 

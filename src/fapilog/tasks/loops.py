@@ -1,5 +1,5 @@
 """
-Event loops, from any thread: schedule a call in a loop, finish a call whatever happens to its caller, or do without.
+Event loops, from any thread: schedule a call, wake tasks, finish a call whatever happens to its caller, or do without.
 
 Here, and where `strangers` looks for the current task, asyncio and trio are treated differently: anyio starts tasks
 only inside of a task group, whose host is one certain task, and it has no way to schedule a call in another thread's
@@ -8,11 +8,13 @@ loop without waiting for the call.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextvars import Context, copy_context
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeAlias, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -20,9 +22,11 @@ import anyio.lowlevel
 __all__ = [
     "Loop",
     "LoopClosedError",
+    "Waiter",
     "finished",
     "is_without_loop",
     "uninterrupted",
+    "wake",
     "without_loop",
 ]
 
@@ -189,6 +193,35 @@ class Loop:
                 ended()
 
         trio.lowlevel.spawn_system_task(run, context=context)
+
+
+Waiter: TypeAlias = tuple[Loop, Any]
+"""A loop, and an event of that loop: of anyio, or of the loop's own library."""
+
+
+def wake(waiting: Iterable[Waiter]) -> None:
+    """Set the events of all *waiting* in their own loops, with one call per loop, from any thread."""
+    by_loop: dict[Loop, list[Any]] = {}
+    for loop, event in waiting:
+        by_loop.setdefault(loop, []).append(event)
+    for loop, events in by_loop.items():
+        if loop.is_here:
+            _set_all(events)
+        else:
+            # Where the loop has ended, no task waits any more.
+            with contextlib.suppress(LoopClosedError):
+                loop.call_soon(functools.partial(_set_all, events))
+
+
+def _set_all(events: list[Any]) -> None:
+    try:
+        for event in events:
+            event.set()
+    except BaseException:
+        # A signal handler has raised in this thread: the callers wait all the same.
+        for event in events:
+            event.set()
+        raise
 
 
 class _FutureEvent:
