@@ -7,6 +7,7 @@ A `Database` is one connection. It makes calls one at a time, and blocks.
 from __future__ import annotations
 
 import contextlib
+import functools
 import sqlite3
 import time
 from collections.abc import Callable, Generator
@@ -74,7 +75,7 @@ class Database:
             opened = self._opened(is_made=True)
             assert opened is not None  # noqa: S101 - made if it was not there
             _when_free(opened.connection, "BEGIN IMMEDIATE")
-            return opened.commit(call)
+            return opened.commit(functools.partial(call, opened.connection))
 
     def read(self, call: Callable[[sqlite3.Connection], T]) -> T | None:
         """

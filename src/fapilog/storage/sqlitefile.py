@@ -91,10 +91,10 @@ def close(connection: sqlite3.Connection) -> None:
         connection.close()
 
 
-def _committed(connection: sqlite3.Connection, call: Callable[[sqlite3.Connection], T]) -> T:
+def _committed(connection: sqlite3.Connection, call: Callable[[], T]) -> T:
     """Return the result of *call* when the transaction is committed; take it back if *call* raises."""
     try:
-        result = call(connection)
+        result = call()
         connection.execute("COMMIT")
     except BaseException:
         _roll_back(connection)
@@ -132,7 +132,7 @@ def make_tables(connection: sqlite3.Connection, schema: Iterable[str], *, applic
     """Make the tables of *schema*, and mark the file with *application_id*, in one transaction."""
     marks = (f"PRAGMA user_version = {version}", f"PRAGMA application_id = {application_id}")
     connection.execute("BEGIN IMMEDIATE")
-    _committed(connection, lambda _: [connection.execute(statement) for statement in (*schema, *marks)])
+    _committed(connection, lambda: [connection.execute(statement) for statement in (*schema, *marks)])
 
 
 class Opened:
@@ -176,7 +176,7 @@ class Opened:
         """Whether it is open and in place; not in an exit handler that runs after the exit has closed it."""
         return self._closes.alive and self.is_in_place
 
-    def commit(self, call: Callable[[sqlite3.Connection], T]) -> T:
+    def commit(self, call: Callable[[], T]) -> T:
         """
         Return the result of *call*, which is made in the transaction that was begun, when that is on the disk.
 

@@ -106,7 +106,8 @@ class OutboxFile:
                 with self._errors():
                     opened = self._opened()
                     opened.connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
-                    return opened.commit(lambda connection: _results(FileQueue(connection), calls))
+                    queue = FileQueue(opened.connection)
+                    return opened.commit(lambda: [call(queue) for call in calls])
             except _CorruptError as corrupt:
                 inode = None if self._open is None else self._open.inode
                 self._close()
@@ -249,10 +250,6 @@ class OutboxFile:
                 if is_damage(error):
                     return True
                 raise
-
-
-def _results(queue: FileQueue, calls: Sequence[Callable[[FileQueue], T]]) -> list[T]:
-    return [call(queue) for call in calls]
 
 
 class _CorruptError(OutboxError):
