@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeVar
 
-from ...record.errors import OutboxError
-from ...storage.sqlitefile import (
+from ....record.errors import OutboxError
+from ....storage.sqlitefile import (
     ERRORS,
     Opened,
     close_at_forks,
@@ -31,9 +31,9 @@ from ...storage.sqlitefile import (
     number,
     words_of,
 )
-from ...tasks.strangers import Log
-from ._filequeue import FileQueue
-from ._schema import SCHEMA, VERSION
+from ....tasks.strangers import Log
+from .queue import FileQueue
+from .schema import SCHEMA, VERSION
 
 __all__ = ["OutboxFile"]
 

@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
-from ...core.alerting import Alert
-from ...record.chain import ChainHead
-from ...record.events import AuditEvent
-from ...record.formats import encoded
-from ...record.values import text
-from ...tasks.strangers import Log
-from ._claims import Claim, Ending
-from ._filereceipts import FileReceipts
-from ._place import Answer, Request
-from ._rows import FIRST_TIME, LAST_TIME, OutboxState, event_in, is_count, is_time, sequence_number_of, sound
+from ....core.alerting import Alert
+from ....record.chain import ChainHead
+from ....record.events import AuditEvent
+from ....record.formats import encoded
+from ....record.values import text
+from ....tasks.strangers import Log
+from .._claims import Claim, Ending
+from .._place import Answer, Request
+from .._rows import FIRST_TIME, LAST_TIME, OutboxState, event_in, is_count, is_time, sequence_number_of, sound
+from .receipts import FileReceipts
 
 __all__ = ["FileQueue"]
 
