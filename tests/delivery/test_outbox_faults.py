@@ -136,6 +136,23 @@ async def test_one_bad_call_harms_no_other(tmp_path: Path) -> None:
     assert (len(refused), len(inner.calls)) == (60, 20)
 
 
+def test_a_call_within_a_call_is_refused(tmp_path: Path) -> None:
+    """A signal handler that asks, closes or forks in the midst of a call of its thread does not hang."""
+    file = OutboxFile(tmp_path / "alerts.db")
+
+    def handler(_: FileQueue) -> None:
+        for call in (partial(file.run, [FileQueue.outboxes]), file.close):
+            with pytest.raises(OutboxError, match="called from within a call of the same thread"):
+                call()
+        child = os.fork()
+        if not child:
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+
+    file.run([handler])
+    assert file.run([FileQueue.outboxes]) == [[]]
+
+
 async def test_what_the_file_cannot_take_goes_out_directly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An alert that can't be written, for whatever reason, goes out directly, once, and others are kept."""
     inner = Scripted()

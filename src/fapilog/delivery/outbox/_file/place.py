@@ -11,7 +11,6 @@ import functools
 import math
 import os
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from datetime import UTC, datetime
@@ -22,7 +21,7 @@ from ....record.errors import OutboxError
 from ....storage.sqlitefile import (
     ERRORS,
     Opened,
-    close_at_forks,
+    SharedFile,
     inode_of,
     is_damage,
     locked,
@@ -53,7 +52,7 @@ _LARGE_LOG: Final = 64 * 2**20
 _LOOK_EVERY: Final = 10.0
 
 
-class OutboxFile:
+class OutboxFile(SharedFile):
     """
     A file with one or several outboxes in it.
 
@@ -68,14 +67,12 @@ class OutboxFile:
 
     def __init__(self, path: Path, *, must_exist: bool = False) -> None:
         self.kind: Final = "file"
-        self._open: Opened | None = None
         self.path: Path = path.absolute()
+        super().__init__(self.path, OutboxError)
         self._must_exist = must_exist
-        self._lock = threading.Lock()
         self._next_look = -math.inf
         self._has_worked = False
         self._log_is_large = False
-        close_at_forks(self)
 
     def __str__(self) -> str:
         return str(self.path)
@@ -101,7 +98,7 @@ class OutboxFile:
         return results
 
     def _run(self, calls: Sequence[Callable[[FileQueue], T]], *, writes: bool) -> list[T]:
-        with self._lock:
+        with self._turn.taken():
             try:
                 with self._errors():
                     opened = self._opened()
@@ -117,26 +114,6 @@ class OutboxFile:
             except OutboxError:
                 self._close()
                 raise
-
-    def close(self) -> None:
-        """Close it; the next call opens it again."""
-        with self._lock:
-            self._close()
-
-    def before_fork(self) -> bool:
-        """Close it, keep it closed until `after_fork`, and return True."""
-        self._lock.acquire()
-        self._close()
-        return True
-
-    def after_fork(self) -> None:
-        """Let it be used again, in the parent and in the child."""
-        self._lock.release()
-
-    def _close(self) -> None:
-        opened, self._open = self._open, None
-        if opened is not None:
-            opened.close()
 
     def _look_at_log(self) -> None:
         """Log a warning when SQLite's log has become large, and one when it is small again."""
