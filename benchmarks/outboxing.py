@@ -19,8 +19,8 @@ from fapilog import AuditEvent, NoopAlertDispatcher
 from fapilog.core.alerting import Alert
 from fapilog.delivery.outbox import Outbox
 from fapilog.delivery.outbox._claims import Ending, Verdict
-from fapilog.delivery.outbox._file import OutboxFile
-from fapilog.delivery.outbox._filequeue import FileQueue
+from fapilog.delivery.outbox._file.place import OutboxFile
+from fapilog.delivery.outbox._file.queue import FileQueue
 from fapilog.delivery.outbox._place import Request
 from fapilog.providers.webhook import WebhookDispatcher
 

@@ -22,8 +22,8 @@ from hypothesis import given, settings
 from fapilog import AmbiguousDeliveryError, PermanentDeliveryError, TransientDeliveryError
 from fapilog.core.alerting import Alert
 from fapilog.delivery.outbox import Outbox
-from fapilog.delivery.outbox._file import OutboxFile
-from fapilog.delivery.outbox._filequeue import FileQueue
+from fapilog.delivery.outbox._file.place import OutboxFile
+from fapilog.delivery.outbox._file.queue import FileQueue
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.damaged_outbox import GOOD, SPOILED, Spoilt, an_outbox, spoil, spoils
 from tests.doubles.postgres import Server
@@ -650,7 +650,7 @@ async def test_beside_a_busy_service(tmp_path: Path) -> None:
 def test_a_database(database: Server) -> None:
     """The same is shown of an outbox in PostgreSQL, and done to it; a password is never shown."""
     postgres = pytest.importorskip("fapilog.storage.postgres")
-    pgplace = pytest.importorskip("fapilog.delivery.outbox._pgplace")
+    pgplace = pytest.importorskip("fapilog.delivery.outbox._postgres.place")
     host = database.dsn(user="service", port=database.port).split()[0].removeprefix("host=")
     dsn = f"postgresql://service:t0k3n@{host}:{database.port}/postgres"
     place = pgplace.Database(postgres.PostgresStorage(dsn, "clinic"))

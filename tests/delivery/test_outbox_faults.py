@@ -26,9 +26,10 @@ import pytest
 
 from fapilog import AuditEvent, NoopAlertDispatcher, OutboxError, TransientDeliveryError
 from fapilog.core.alerting import Alert
-from fapilog.delivery.outbox import Outbox, OutboxState, _file
-from fapilog.delivery.outbox._file import OutboxFile
-from fapilog.delivery.outbox._filequeue import FileQueue
+from fapilog.delivery.outbox import Outbox, OutboxState
+from fapilog.delivery.outbox._file import place
+from fapilog.delivery.outbox._file.place import OutboxFile
+from fapilog.delivery.outbox._file.queue import FileQueue
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.failing_database import Disk, Fails, database_error, nothing
 from tests.doubles.outboxes import glob, make, owned, statuses, until
@@ -133,6 +134,23 @@ async def test_one_bad_call_harms_no_other(tmp_path: Path) -> None:
         await anyio.sleep(100)
         assert await statuses(outbox, *map(an_event, range(1, 21))) == ["delivered"] * 20
     assert (len(refused), len(inner.calls)) == (60, 20)
+
+
+def test_a_call_within_a_call_is_refused(tmp_path: Path) -> None:
+    """A signal handler that asks, closes or forks in the midst of a call of its thread does not hang."""
+    file = OutboxFile(tmp_path / "alerts.db")
+
+    def handler(_: FileQueue) -> None:
+        for call in (partial(file.run, [FileQueue.outboxes]), file.close):
+            with pytest.raises(OutboxError, match="called from within a call of the same thread"):
+                call()
+        child = os.fork()
+        if not child:
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+
+    file.run([handler])
+    assert file.run([FileQueue.outboxes]) == [[]]
 
 
 async def test_what_the_file_cannot_take_goes_out_directly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,7 +417,7 @@ async def test_leaving_as_soon_as_it_is_taken(tmp_path: Path) -> None:
 
 async def test_a_locked_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While somebody keeps the file locked, alerts go out directly, once; then they are noted."""
-    monkeypatch.setattr(_file, "_BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr(place, "_BUSY_TIMEOUT", 0.05)
     inner = Scripted()
     outbox = make(inner, tmp_path)
     async with owned(outbox) as told:
@@ -418,7 +436,7 @@ async def test_a_locked_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 async def test_a_locked_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While somebody keeps the folder locked, the file can't be opened, and alerts go out directly, once."""
-    monkeypatch.setattr(_file, "_BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr(place, "_BUSY_TIMEOUT", 0.05)
     inner = Scripted()
     fd = await anyio.to_thread.run_sync(os.open, tmp_path, os.O_RDONLY)
     try:

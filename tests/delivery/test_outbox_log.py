@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fapilog.delivery.outbox import Outbox, _file
+from fapilog.delivery.outbox import Outbox
+from fapilog.delivery.outbox._file import place
 from tests.doubles.outboxes import make
 from tests.doubles.scripted_dispatcher import Scripted, an_event
 
@@ -30,8 +31,8 @@ async def test_a_reader_that_stays_is_a_warning(
 ) -> None:
     """While a reader lets the log grow there is one warning, and another when the log is small, and so once more."""
     # More than the 4 MiB at which SQLite empties it.
-    monkeypatch.setattr(_file, "_LARGE_LOG", 5 * MIB)
-    monkeypatch.setattr(_file, "_LOOK_EVERY", 0.0)
+    monkeypatch.setattr(place, "_LARGE_LOG", 5 * MIB)
+    monkeypatch.setattr(place, "_LOOK_EVERY", 0.0)
     outbox, file, log = make(Scripted(), tmp_path), tmp_path / "alerts.db", tmp_path / "alerts.db-wal"
     large = f"the log of the outbox file {file} has 5 MiB: a reader in a transaction keeps it from being emptied"
     small = f"the log of the outbox file {file} is small again"
@@ -55,11 +56,11 @@ async def test_the_log_is_looked_at_now_and_then(
 ) -> None:
     """After a look at the log the next commits do not look again."""
     # A busy machine may take more seconds for this test than are between two looks.
-    monkeypatch.setattr(_file, "_LOOK_EVERY", 3600.0)
-    monkeypatch.setattr(_file, "_LARGE_LOG", -1)
+    monkeypatch.setattr(place, "_LOOK_EVERY", 3600.0)
+    monkeypatch.setattr(place, "_LARGE_LOG", -1)
     outbox = make(Scripted(), tmp_path)
     await fill(outbox, range(1, 2))
     assert len(warnings(caplog)) == 1
-    monkeypatch.setattr(_file, "_LARGE_LOG", 64 * MIB)
+    monkeypatch.setattr(place, "_LARGE_LOG", 64 * MIB)
     await fill(outbox, range(2, 5))
     assert len(warnings(caplog)) == 1

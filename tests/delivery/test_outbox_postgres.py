@@ -33,8 +33,8 @@ from fapilog import (
 from fapilog.core.alerting import Alert
 from fapilog.core.signals import compliance_alert
 from fapilog.delivery.fanout import FanOut
-from fapilog.delivery.outbox._pgplace import Listener
 from fapilog.delivery.outbox._place import Queue
+from fapilog.delivery.outbox._postgres.place import Listener
 from fapilog.delivery.outbox.deposit import PostgresDeposit
 from fapilog.delivery.outbox.postgres import PostgresOutbox
 from fapilog.delivery.retry import Retrying

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from fapilog import PermanentDeliveryError
 from fapilog.core.alerting import Alert
 from fapilog.delivery.outbox._claims import Ending, Verdict
-from fapilog.delivery.outbox._file import OutboxFile
-from fapilog.delivery.outbox._filequeue import FileQueue
+from fapilog.delivery.outbox._file.place import OutboxFile
+from fapilog.delivery.outbox._file.queue import FileQueue
 from fapilog.delivery.outbox._place import Request
 from tests.doubles.scripted_dispatcher import an_event
 

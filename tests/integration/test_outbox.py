@@ -23,7 +23,7 @@ from fapilog import (
 from fapilog.core._incidents import is_own
 from fapilog.delivery.fanout import FanOut
 from fapilog.delivery.outbox import Outbox
-from fapilog.delivery.outbox._file import OutboxFile
+from fapilog.delivery.outbox._file.place import OutboxFile
 from tests.doubles.scripted_dispatcher import Scripted
 
 

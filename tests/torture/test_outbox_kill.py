@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fapilog.delivery.outbox._file import OutboxFile
+from fapilog.delivery.outbox._file.place import OutboxFile
 from fapilog.delivery.outbox._place import Place, Queue
 from fapilog.testing import Answer, Origin, Request
 from tests.doubles.postgres import Server, binaries, server
@@ -144,7 +144,7 @@ def test_killed_alerters_lose_nothing_in_a_database(
     """The same of processes that share an outbox in PostgreSQL, whose server may be killed as well."""
     psycopg = pytest.importorskip("psycopg")
     postgres = pytest.importorskip("fapilog.storage.postgres")
-    pgplace = pytest.importorskip("fapilog.delivery.outbox._pgplace")
+    pgplace = pytest.importorskip("fapilog.delivery.outbox._postgres.place")
     with server(programs) as started:
         for number in rounds:
             with psycopg.connect(started.dsn(), autocommit=True) as connection:

@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal, TypeVar
 import typer
 
 from .. import OutboxError
-from ..delivery.outbox._file import OutboxFile
+from ..delivery.outbox._file.place import OutboxFile
 from ..delivery.outbox._place import Place, Queue
 from ..delivery.outbox._rows import Status
 from ..record.values import text
@@ -196,7 +196,7 @@ def _opened(where: str, trail: str | None) -> Place:
             raise typer.BadParameter("expected an outbox in PostgreSQL", param_hint="--trail")
         return OutboxFile(Path(where), must_exist=True)
     storage = in_postgres(where, trail, "DSN")
-    from ..delivery.outbox._pgplace import Database  # noqa: PLC0415  an extra of its own
+    from ..delivery.outbox._postgres.place import Database  # noqa: PLC0415  an extra of its own
 
     return Database(storage)
 

@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from .. import AuditStorageError, ComplianceLevel, CompliancePolicy, OutboxError
-from ..delivery.outbox._file import OutboxFile
+from ..delivery.outbox._file.place import OutboxFile
 from ..delivery.outbox._place import Queue
 from ..storage._files.directory import cannot
 from ..storage.retention import RetainedDay, RetentionReport

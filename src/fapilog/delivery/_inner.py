@@ -27,8 +27,8 @@ from ..tasks.strangers import contained
 
 __all__ = [
     "Managers",
+    "ResumingWrapper",
     "Wrapper",
-    "WrapperOfSeveral",
     "checked",
     "deliver",
     "kept_in",
@@ -69,7 +69,7 @@ class Wrapper:
 
     def __init__(self, dispatchers: Iterable[AlertDispatcher]) -> None:
         self._managers = Managers(dispatchers)
-        # That of the trail which has entered it, while it is entered.
+        # The reporter of the trail, while this is entered.
         self._reporter: Reporter | None = None
 
     async def __aenter__(self) -> Self:
@@ -84,8 +84,8 @@ class Wrapper:
         await self._managers.leave()
 
 
-class WrapperOfSeveral(Wrapper):
-    """A wrapper that resumes as the dispatchers inside do, for an alert may be for any of them."""
+class ResumingWrapper(Wrapper):
+    """A wrapper that resumes if a dispatcher inside of it does: its mark is the oldest of theirs."""
 
     def __init__(self, dispatchers: Sequence[AlertDispatcher]) -> None:
         super().__init__(dispatchers)

@@ -17,12 +17,12 @@ from ..core.partial import PartialDelivery
 from ..record.events import AuditEvent
 from ..record.options import require
 from ..tasks.background import side_by_side
-from ._inner import WrapperOfSeveral, checked, deliver, kept_in, kinds, missing_from
+from ._inner import ResumingWrapper, checked, deliver, kept_in, kinds, missing_from
 
 __all__ = ["FanOut"]
 
 
-class FanOut(WrapperOfSeveral):
+class FanOut(ResumingWrapper):
     """
     Sends every alert to all of its dispatchers at the same time.
 

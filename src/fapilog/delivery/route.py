@@ -26,7 +26,7 @@ from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType, AuditLogLevel, member
 from ..record.options import require_callable, require_mapping, require_text, several
 from ..tasks.strangers import Log, answer
-from ._inner import WrapperOfSeveral, kept_in, missing_from, require_names
+from ._inner import ResumingWrapper, kept_in, missing_from, require_names
 
 __all__ = ["Condition", "Route", "when"]
 
@@ -96,7 +96,7 @@ class _When:
         return f"when({', '.join(words)})"
 
 
-class Route(WrapperOfSeveral):
+class Route(ResumingWrapper):
     """
     Sends an alert to the dispatcher of the first condition that it meets.
 

@@ -7,6 +7,7 @@ A `Database` is one connection. It makes calls one at a time, and blocks.
 from __future__ import annotations
 
 import contextlib
+import functools
 import sqlite3
 import time
 from collections.abc import Callable, Generator
@@ -15,13 +16,12 @@ from typing import Final, TypeVar
 
 from ..record.chain import ChainError
 from ..record.errors import AuditStorageError
-from ..tasks.threads import Turn
 from ._files.directory import make_directory, require_number
 from ._rows.table import SCHEMA
 from .sqlitefile import (
     ERRORS,
     Opened,
-    close_at_forks,
+    SharedFile,
     inode_of,
     locked,
     make_file,
@@ -44,7 +44,7 @@ _PATIENCE: Final = 10.0
 _LOG_KEPT: Final = 64 << 20
 
 
-class Database:
+class Database(SharedFile):
     """
     A connection to the file.
 
@@ -59,9 +59,7 @@ class Database:
     def __init__(self, path: Path, *, durable: bool) -> None:
         self._path = path
         self._durable = durable
-        self._turn = Turn(f"cannot use {path}: called from within a call of the same thread")
-        self._open: Opened | None = None
-        close_at_forks(self)
+        super().__init__(path, AuditStorageError)
 
     def write(self, call: Callable[[sqlite3.Connection], T]) -> T:
         """
@@ -74,7 +72,7 @@ class Database:
             opened = self._opened(is_made=True)
             assert opened is not None  # noqa: S101 - made if it was not there
             _when_free(opened.connection, "BEGIN IMMEDIATE")
-            return opened.commit(call)
+            return opened.commit(functools.partial(call, opened.connection))
 
     def read(self, call: Callable[[sqlite3.Connection], T]) -> T | None:
         """
@@ -86,33 +84,6 @@ class Database:
         with self._turn.taken(), self._failures("read"):
             opened = self._opened(is_made=False)
             return None if opened is None else call(opened.connection)
-
-    def close(self) -> None:
-        """
-        Close it; the next call opens it again.
-
-        Raises:
-            AuditStorageError: Called from within a call of the same thread.
-        """
-        with self._turn.taken():
-            self._close()
-
-    def before_fork(self) -> bool:
-        """Close it, keep it closed until `after_fork`, and return True; False if this very thread uses it."""
-        if self._turn.is_mine:
-            return False
-        self._turn.stop()
-        self._close()
-        return True
-
-    def after_fork(self) -> None:
-        """Let it be used again, in the parent and in the child."""
-        self._turn.go_on()
-
-    def _close(self) -> None:
-        opened, self._open = self._open, None
-        if opened is not None:
-            opened.close()
 
     @contextlib.contextmanager
     def _failures(self, action: str) -> Generator[None]:

@@ -14,16 +14,17 @@ import time
 import weakref
 from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
+from ..record.errors import FapilogError
+from ..tasks.threads import Turn
 from ._files.directory import sync_directory
 
 __all__ = [
     "ERRORS",
-    "Forkable",
     "Opened",
+    "SharedFile",
     "close",
-    "close_at_forks",
     "inode_of",
     "is_damage",
     "locked",
@@ -42,42 +43,67 @@ T = TypeVar("T")
 _LOOK_EVERY: Final = (0.0005, 0.003)
 
 
-class Forkable(Protocol):
-    """An object that has a file of SQLite open, and closes it for the time of a fork."""
+class SharedFile:
+    """
+    A file of SQLite that the threads of a process use one at a time, and that no fork finds open.
 
-    def before_fork(self) -> bool:
-        """Close it, keep it closed until `after_fork`, and return True; False if it can't be closed."""
-        ...
+    Args:
+        path: The path of the file, for messages.
+        error: Makes the error of a call from within a call of the same thread, such as that of a signal handler.
+    """
 
-    def after_fork(self) -> None:
+    def __init__(self, path: Path, error: Callable[[str], FapilogError]) -> None:
+        self._turn = Turn(f"cannot use {path}: called from within a call of the same thread", error)
+        self._open: Opened | None = None
+        # Not while the files are counted for a fork: none of them would be closed.
+        with _forking:
+            _all.add(self)
+
+    def close(self) -> None:
+        """
+        Close it; the next call opens it again.
+
+        Raises:
+            FapilogError: Called from within a call of the same thread.
+        """
+        with self._turn.taken():
+            self._close()
+
+    def _close(self) -> None:
+        opened, self._open = self._open, None
+        if opened is not None:
+            opened.close()
+
+    def _before_fork(self) -> bool:
+        """Close it, keep it closed until `_after_fork`, and return True; False if this very thread uses it."""
+        if self._turn.is_mine:
+            return False
+        self._turn.stop()
+        self._close()
+        return True
+
+    def _after_fork(self) -> None:
         """Let it be used again, in the parent and in the child."""
-        ...
+        self._turn.go_on()
 
 
 # SQLite keeps account of the locks that a process has on a file. A child takes its parent's for its own, and has none:
 # the parent would remove the log that the child writes to. So no file is open while the process is forked.
 # https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_across_a_fork_
-_all: Final[weakref.WeakSet[Forkable]] = weakref.WeakSet()
+_all: Final[weakref.WeakSet[SharedFile]] = weakref.WeakSet()
 # Also a destructor may open a file while its thread forks.
 _forking: Final = threading.RLock()
-_stopped: Final[list[Forkable]] = []
-
-
-def close_at_forks(file: Forkable) -> None:
-    """Close *file*, which is held weakly, before every fork."""
-    # Not while the files are counted for a fork: none of them would be closed.
-    with _forking:
-        _all.add(file)
+_stopped: Final[list[SharedFile]] = []
 
 
 def _before_fork() -> None:
     _forking.acquire()
-    _stopped.extend(file for file in list(_all) if file.before_fork())
+    _stopped.extend(file for file in list(_all) if file._before_fork())  # noqa: SLF001
 
 
 def _after_fork() -> None:
     for file in _stopped:
-        file.after_fork()
+        file._after_fork()  # noqa: SLF001
     _stopped.clear()
     _forking.release()
 
@@ -91,10 +117,10 @@ def close(connection: sqlite3.Connection) -> None:
         connection.close()
 
 
-def _committed(connection: sqlite3.Connection, call: Callable[[sqlite3.Connection], T]) -> T:
+def _committed(connection: sqlite3.Connection, call: Callable[[], T]) -> T:
     """Return the result of *call* when the transaction is committed; take it back if *call* raises."""
     try:
-        result = call(connection)
+        result = call()
         connection.execute("COMMIT")
     except BaseException:
         _roll_back(connection)
@@ -132,7 +158,7 @@ def make_tables(connection: sqlite3.Connection, schema: Iterable[str], *, applic
     """Make the tables of *schema*, and mark the file with *application_id*, in one transaction."""
     marks = (f"PRAGMA user_version = {version}", f"PRAGMA application_id = {application_id}")
     connection.execute("BEGIN IMMEDIATE")
-    _committed(connection, lambda _: [connection.execute(statement) for statement in (*schema, *marks)])
+    _committed(connection, lambda: [connection.execute(statement) for statement in (*schema, *marks)])
 
 
 class Opened:
@@ -176,7 +202,7 @@ class Opened:
         """Whether it is open and in place; not in an exit handler that runs after the exit has closed it."""
         return self._closes.alive and self.is_in_place
 
-    def commit(self, call: Callable[[sqlite3.Connection], T]) -> T:
+    def commit(self, call: Callable[[], T]) -> T:
         """
         Return the result of *call*, which is made in the transaction that was begun, when that is on the disk.
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import anyio
 import anyio.lowlevel
 
-from ..record.errors import AuditStorageError
+from ..record.errors import AuditStorageError, FapilogError
 from .loops import Loop, LoopClosedError, is_without_loop, uninterrupted
 
 __all__ = ["Latch", "Turn", "begun_in_thread", "in_thread", "started"]
@@ -68,10 +68,12 @@ class Turn:
 
     Args:
         words: The text of the error that is raised instead.
+        error: Makes that error.
     """
 
-    def __init__(self, words: str) -> None:
+    def __init__(self, words: str, error: Callable[[str], FapilogError] = AuditStorageError) -> None:
         self._words = words
+        self._error = error
         self._lock = threading.RLock()
         self._owner: int | None = None
 
@@ -82,9 +84,9 @@ class Turn:
 
     @contextlib.contextmanager
     def taken(self) -> Generator[None]:
-        """Hold the lock for a block of code; raise AuditStorageError if this thread has it already."""
+        """Hold the lock for a block of code; raise the error if this thread has it already."""
         if self.is_mine:
-            raise AuditStorageError(self._words)
+            raise self._error(self._words)
         with self._lock:
             self._owner = threading.get_ident()
             try:

@@ -1,8 +1,8 @@
 """
 The seam of an outbox, between the class that takes alerts, the sender, and the place that keeps the alerts.
 
-There are two places, a file and a PostgreSQL database. The schedule, the breaker and the sender are above this seam,
-and know neither.
+There are two places, a file (`_file`) and a PostgreSQL database (`_postgres`). The schedule, the breaker and the sender
+are above this seam, and know neither.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import math
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, TypeGuard, get_args
 
 import msgspec
 
@@ -152,7 +152,7 @@ def sound(found: Sequence[Any], now: float) -> tuple[str, str | None, float, int
     )
 
 
-def is_time(value: object) -> bool:
+def is_time(value: object) -> TypeGuard[float]:
     """Return whether *value* is a time that `datetime` knows."""
     return isinstance(value, float) and FIRST_TIME <= value <= LAST_TIME
 

@@ -21,8 +21,8 @@ from ...record.values import kind_of
 from ...storage.postgres import PostgresStorage
 from ...storage.postgres.alerts import require_name
 from ...tasks.threads import in_thread
-from ._pgplace import Database
 from ._place import Queue
+from ._postgres.place import Database
 
 __all__ = ["PostgresDeposit"]
 

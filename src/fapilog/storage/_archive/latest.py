@@ -17,8 +17,7 @@ from typing import Final
 
 from .._anchor import anchor_of
 from .._files.compressed import note_in
-from .._files.directory import reading
-from .._files.lines import Lines
+from .._files.lines import lines_of
 from .._files.names import SUFFIX, names
 from .._files.times import times_of
 
@@ -54,8 +53,8 @@ def latest_up_to(directory: Path, name: str, files: Sequence[str] | None = None)
             with open(f"{directory}/{each}{SUFFIX}", "rb") as file:
                 found.append(latest_in(file.read(HEADER_BYTES)))
             break
-        with reading(directory, each) as fd:
-            found.append(times_of(Lines(fd, each)).last)
+        with lines_of(directory, each) as lines:
+            found.append(times_of(lines).last)
     else:
         anchor = anchor_of(directory)
         found.append("" if anchor is None else anchor.latest)

@@ -14,7 +14,7 @@ from ...record.chain import ChainHead
 from .._anchor import is_removed, start_of
 from .compressed import first_bytes
 from .directory import identity, reading
-from .lines import Lines, head_of_record, placed_backwards
+from .lines import Lines, head_of_record, lines_of, placed_backwards
 from .names import SUFFIX, day_after, file_of_day, names
 from .recovering import last_seal
 from .room import Room
@@ -114,8 +114,8 @@ class Care:
                 # To look at the end of one that is compressed takes all of it; a verification does.
                 last = None
                 continue
-            with reading(self._directory, name) as fd:
-                size, first = os.fstat(fd).st_size, Lines(fd, name).start()
+            with lines_of(self._directory, name) as lines:
+                size, first = lines.size, lines.start()
             if first is not None and last is not None and not last.is_followed_by(first, self._directory):
                 if self._is_sealed(files, name):
                     return None
@@ -189,10 +189,9 @@ class _Last(NamedTuple):
         """Return whether the file ends with the newest record of *head*, or with the rest that a crash left."""
         if self.head is not None:
             return head == self.head
-        with reading(directory, self.name) as fd:
-            lines = Lines(fd, self.name)
+        with lines_of(directory, self.name) as lines:
             # Else it may end in the rest that a crash has left there, or was converted.
-            return lines.end_with(head, os.fstat(fd).st_size) or _newest(lines) == head
+            return lines.end_with(head, lines.size) or _newest(lines) == head
 
 
 def _newest(lines: Lines) -> ChainHead | None:

@@ -16,7 +16,7 @@ from ...record.errors import AuditStorageError
 from .._anchor import is_removed, start_of
 from .directory import cannot, reading, size_of, without_writers
 from .effort import Effort
-from .lines import Lines, head_of_record, placed
+from .lines import Lines, head_of_record, lines_of, placed
 from .names import SUFFIX, names
 from .places import number_behind
 
@@ -59,8 +59,8 @@ class Days:
             files = names(self.directory)
             with contextlib.suppress(ChainError):
                 while files:
-                    with reading(self.directory, files[-1]) as fd:
-                        end = Lines(fd, files[-1]).end_of_records()
+                    with lines_of(self.directory, files[-1]) as lines:
+                        end = lines.end_of_records()
                     if end:
                         return files, end
                     files.pop()

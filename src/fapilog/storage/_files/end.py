@@ -15,7 +15,7 @@ from ...record import chain
 from ...record.chain import ChainError, ChainHead, ChainStatus, Seal
 from .._anchor import anchor_of, start_of
 from .directory import reading, size_of
-from .lines import Lines
+from .lines import lines_of
 from .names import file_of_day, names
 from .recovering import last_seal
 
@@ -194,8 +194,7 @@ def _start(directory: Path, files: list[str], checked: int) -> tuple[int, int, C
     if not older or start[:2] != (0, 0):
         return older + start[0], *start[1:]
     for index in range(older, len(files)):
-        with reading(directory, files[index]) as fd:
-            lines = Lines(fd, files[index])
+        with lines_of(directory, files[index]) as lines:
             # The first record is believed, as it would be at any other place in the trail.
             if first := lines.first_from(0, lines.end()):
                 return index, first[0], lines.head_before(*first)
@@ -226,8 +225,7 @@ def start_of_end(directory: Path, files: list[str], size: int) -> tuple[int, int
             return 0, 0, start_of(directory)
         begin = None
         for name in files[index:]:
-            with reading(directory, name) as fd:
-                lines = Lines(fd, name)
+            with lines_of(directory, name) as lines:
                 end = lines.end()
                 first = lines.first_from(offset, end)
                 if begin is None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from ...record import chain
 from ...record.chain import MAX_RECORD_BYTES, ChainError, ChainHead, ChainStatus
+from .directory import reading
 
-__all__ = ["Around", "Lines", "PlacedError", "head_of_record", "placed", "placed_backwards", "split"]
+__all__ = ["Around", "Lines", "PlacedError", "head_of_record", "lines_of", "placed", "placed_backwards", "split"]
 
 _MAX_ZEROS: Final = 64 << 20
 # A reader's thread gives up the interpreter lock while it reads a block. Reading a much smaller one is over before the
@@ -242,9 +245,14 @@ class Lines:
             count += piece.count(b"\n")
         return count + (bool(piece) and not piece.endswith(b"\n"))
 
+    @property
+    def size(self) -> int:
+        """The size of the file."""
+        return os.fstat(self._fd).st_size
+
     def end(self) -> int:
         """Return the offset behind the last newline; a record that is being written, or is torn, may follow."""
-        offset = os.fstat(self._fd).st_size
+        offset = self.size
         # Mostly in the last bytes.
         most = min(_REST_BYTES, _BLOCK_BYTES)
         while offset > 0:
@@ -256,7 +264,7 @@ class Lines:
 
     def end_of_records(self) -> int:
         """Return the same; or the end of the file, if a whole record is there that lacks only its newline."""
-        end, size = self.end(), os.fstat(self._fd).st_size
+        end, size = self.end(), self.size
         is_whole = (
             0 < size - end <= MAX_RECORD_BYTES and head_of_record(os.pread(self._fd, size - end, end)) is not None
         )
@@ -360,3 +368,10 @@ class Lines:
         record = last.rstrip(b"\0")
         if (record and size - len(last) + len(record) > MAX_RECORD_BYTES) or size > _MAX_ZEROS:
             raise self.placed(ChainError(ChainStatus.UNREADABLE, "longer than a record can be", head), offset)
+
+
+@contextlib.contextmanager
+def lines_of(directory: Path, name: str) -> Generator[Lines]:
+    """Open the file *name* for its lines, and close it on leaving; raise as `open_file`."""
+    with reading(directory, name) as fd:
+        yield Lines(fd, name)

@@ -11,9 +11,8 @@ from typing import Final
 
 import msgspec
 
-from .directory import reading
 from .end import start_of_end
-from .lines import Lines
+from .lines import lines_of
 from .names import names
 
 __all__ = ["Once", "RecentIds"]
@@ -95,8 +94,7 @@ class RecentIds:
         else:
             index, offset = files.index(place[0]), place[1]
         for each in files[index:]:
-            with reading(self._directory, each) as fd:
-                lines = Lines(fd, each)
+            with lines_of(self._directory, each) as lines:
                 for _, line in lines.forwards(offset, size if each == name else lines.end()):
                     self._note(line)
             offset = 0

@@ -25,7 +25,7 @@ from ...record.formats import decoded
 from ...record.kinds import AuditEventType, AuditLogLevel
 from .._anchor import start_of
 from .directory import closing, open_file, reading, size_of, sync, without_writers, write_all
-from .lines import Lines, PlacedError, placed
+from .lines import Lines, PlacedError, lines_of, placed
 from .names import names
 from .torn import Torn
 
@@ -88,8 +88,7 @@ def sealed_break(directory: Path, files: list[str], damage: PlacedError) -> Resu
 def last_seal(directory: Path, files: list[str], first: int, offset: int) -> tuple[int, int, ChainHead] | None:
     """Return file, offset and head before the last record that seals damage, from *offset* of the file *first* on."""
     for index in range(len(files) - 1, first - 1, -1):
-        with reading(directory, files[index]) as fd:
-            lines = Lines(fd, files[index])
+        with lines_of(directory, files[index]) as lines:
             begin, end = offset if index == first else 0, lines.end()
             for start in reversed(lines.blocks(begin, end)):
                 found = [each for each in placed(*lines.block(start, end)) if _NEEDLE in each[1] and each[0] >= begin]
@@ -100,8 +99,7 @@ def last_seal(directory: Path, files: list[str], first: int, offset: int) -> tup
 
 
 def _seals(directory: Path, name: str, begin: int) -> Iterator[tuple[bytes, Break]]:
-    with reading(directory, name) as fd:
-        lines = Lines(fd, name)
+    with lines_of(directory, name) as lines:
         end = lines.end()
         for start in lines.blocks(begin, end):
             offset, data = lines.block(start, end)
@@ -126,8 +124,7 @@ def _behind(directory: Path, files: list[str], seal: Break, line: bytes) -> Resu
     index, offset, found = _hashed(directory, files, files.index(seal.file), seal.offset, seal.size)
     if found != seal.sha256 or index == len(files):
         return None
-    with reading(directory, files[index]) as fd:
-        lines = Lines(fd, files[index])
+    with lines_of(directory, files[index]) as lines:
         next_line = lines.first_from(offset, lines.end())
     if next_line is None or next_line[0] != offset or chain.head_behind(next_line[1]) is None:
         return None
@@ -189,8 +186,7 @@ def _damage(directory: Path, files: list[str]) -> _Damage | None:
     head: ChainHead | None = start_of(directory)
     while index < len(files):
         name = files[index]
-        with reading(directory, name) as fd:
-            lines = Lines(fd, name)
+        with lines_of(directory, name) as lines:
             try:
                 if head is not None:
                     head = _followed(
@@ -213,7 +209,7 @@ def _damage(directory: Path, files: list[str]) -> _Damage | None:
                 continue
             end = lines.end()
             count = lines.count(offset, end)
-            if name == files[-1] and os.fstat(fd).st_size > end:
+            if name == files[-1] and lines.size > end:
                 count += 1  # `_seal` makes a line of the rest
             # So these lines have the same numbers for those who count them from the record behind and from the one
             # before.

@@ -11,7 +11,7 @@ from .._anchor import Anchor, anchor_of, says
 from .conversions import undone
 from .directory import cannot, reading, without_writers
 from .effort import Effort
-from .lines import Lines, PlacedError
+from .lines import PlacedError, lines_of
 from .names import files_set_aside, names
 from .recovering import sealed_break
 from .torn import Torn
@@ -127,8 +127,7 @@ def _which(anchor: Anchor) -> str:
 def _record(directory: Path, files: list[str], number: int) -> Iterator[bytes]:
     """Yield the lines from the record of that *number* on that are near it."""
     for name in reversed(files):
-        with reading(directory, name) as fd:
-            lines = Lines(fd, name)
+        with lines_of(directory, name) as lines:
             end = lines.end()
             first = lines.first_record(0, end)
             if first is None or first[1] > number:
@@ -191,8 +190,7 @@ def _verify_file(
     effort: Effort,
 ) -> ChainHead:
     """Check that the records of a file, from *start* on, follow the head *before*, and return the head after them."""
-    with reading(directory, name) as fd:
-        lines = Lines(fd, name)
+    with lines_of(directory, name) as lines:
         head, size, rest = before, start, b""
         try:
             head, size, rest = lines.follow(start, before, progress)

@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
-from ...core.alerting import Alert
-from ...record.chain import ChainHead
-from ...record.events import AuditEvent
-from ...record.formats import encoded
-from ...record.values import text
-from ...tasks.strangers import Log
-from ._claims import Claim, Ending
-from ._filereceipts import FileReceipts
-from ._place import Answer, Request
-from ._rows import FIRST_TIME, LAST_TIME, OutboxState, event_in, is_count, is_time, sequence_number_of, sound
+from ....core.alerting import Alert
+from ....record.chain import ChainHead
+from ....record.events import AuditEvent
+from ....record.formats import encoded
+from ....record.values import text
+from ....tasks.strangers import Log
+from .._claims import Claim, Ending
+from .._place import Answer, Request
+from .._rows import FIRST_TIME, LAST_TIME, OutboxState, event_in, is_count, is_time, sequence_number_of, sound
+from .receipts import FileReceipts
 
 __all__ = ["FileQueue"]
 
@@ -117,14 +117,17 @@ class FileQueue(FileReceipts):
                 (now, now, outbox, now),
             )
         more_to_prune = request.keep is not None and self._prune(outbox, now - request.keep)
-        claims = self._claim(outbox, lease, now, until, limit=request.room, held=request.held)
+        paused_until, retried_at = self._times(outbox)
+        room = request.room if paused_until <= now else 0
+        claims = self._claim(outbox, lease, now, until, limit=room, held=request.held)
         state = self._state(outbox) if request.wants_state else None
         due = self._next_due(outbox, request.held | {claim.event_id for claim in claims})
-        retried_at = self._time(outbox, "retried_at")
-        return Answer(claims, renewed, None if due is None else due - now, retried_at, state, more_to_prune)
+        wait = None if due is None else max(due, paused_until) - now
+        return Answer(claims, renewed, wait, retried_at, state, more_to_prune)
 
     def claim(self, outbox: str, event: AuditEvent, lease: str, now: float, lasts: float, /) -> list[Claim]:
-        return self._claim(outbox, lease, now, now + lasts, limit=1, event=event)
+        room = 1 if self._times(outbox)[0] <= now else 0
+        return self._claim(outbox, lease, now, now + lasts, limit=room, event=event)
 
     def _mend_times(self, outbox: str, now: float, longest: float) -> None:
         """
@@ -222,7 +225,7 @@ class FileQueue(FileReceipts):
         held: AbstractSet[str] = frozenset(),
     ) -> list[Claim]:
         """Claim *limit* alerts that are due, but for the *held*, the longest due first; or the one about *event*."""
-        if limit <= 0 or self._time(outbox, "paused_until") > now:
+        if limit <= 0:
             return []
         due = self.connection.execute(
             "SELECT id, event_id, sequence_number, event, lease, severity, channel, came_at, attempts, failures, spent"
@@ -301,19 +304,20 @@ class FileQueue(FileReceipts):
         return OutboxState(pending=pending, oldest=oldest, dead=dead)
 
     def _next_due(self, outbox: str, held: AbstractSet[str]) -> float | None:
-        """Return when there is something to claim beside *held*; None if nothing else is pending."""
+        """Return when the next alert beside *held* is due; None if no other is pending."""
         pending = self.connection.execute(
             "SELECT due_at, event_id FROM alerts WHERE outbox = ? AND status = 'pending' ORDER BY due_at", (outbox,)
         )
-        due = next((due_at for due_at, event_id in pending if event_id not in held and is_time(due_at)), None)
+        due: float | None = next((at for at, event_id in pending if event_id not in held and is_time(at)), None)
         pending.close()
-        return None if due is None else max(due, self._time(outbox, "paused_until"))
+        return due
 
-    def _time(self, outbox: str, column: str) -> float:
-        """Return the time in that column of *outbox*; 0 if there is none."""
-        query = f"SELECT {column} FROM outboxes WHERE name = ?"  # noqa: S608
-        row = self.connection.execute(query, (outbox,)).fetchone()
-        return float(row[0]) if row is not None and is_time(row[0]) else 0.0
+    def _times(self, outbox: str) -> tuple[float, float]:
+        """Return until when the target is not to be called, and when an operator last retried alerts; or else 0."""
+        query = "SELECT paused_until, retried_at FROM outboxes WHERE name = ?"
+        row = self.connection.execute(query, (outbox,)).fetchone() or (None, None)
+        paused_until, retried_at = (time if is_time(time) else 0.0 for time in row)
+        return paused_until, retried_at
 
     def _found_or_put(self, outbox: str, claim: Claim) -> int:
         """Return the number of the claimed alert; in a file that was made since, insert it."""

@@ -7,8 +7,8 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from ...record.values import text
-from ._rows import OutboxAlert, OutboxAttempt, Status, alert_of, attempt_of
+from ....record.values import text
+from .._rows import OutboxAlert, OutboxAttempt, Status, alert_of, attempt_of
 
 __all__ = ["FileReceipts"]
 

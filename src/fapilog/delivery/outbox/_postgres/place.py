@@ -12,12 +12,12 @@ from typing import Any, Final, LiteralString, TypeVar
 
 import psycopg
 
-from ...record.errors import AuditStorageError, OutboxError
-from ...storage.postgres import PostgresStorage
-from ...storage.postgres.alerts import CHANNEL
-from ...storage.postgres.connection import Connection, Server, abandon, words
-from ...tasks.fork import call_in_child
-from ._pgqueue import PostgresQueue
+from ....record.errors import AuditStorageError, OutboxError
+from ....storage.postgres import PostgresStorage
+from ....storage.postgres.alerts import CHANNEL
+from ....storage.postgres.connection import Connection, Server, abandon, words
+from ....tasks.fork import call_in_child
+from .queue import PostgresQueue
 
 __all__ = ["Database", "Listener"]
 

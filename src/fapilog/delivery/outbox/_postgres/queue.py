@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, get_args
 
-from ...core.alerting import Alert
-from ...record.chain import ChainHead
-from ...record.events import AuditEvent
-from ...storage.postgres.alerts import CHANNEL, put_alerts, told
-from ...storage.postgres.connection import Connection
-from ...storage.protocol import KeptAlert
-from ...tasks.strangers import Log
-from . import _pgsql as sql
-from ._claims import Claim
-from ._place import Answer, Request
-from ._rows import OutboxAlert, OutboxAttempt, OutboxState, Status, alert_of, attempt_of, event_in, sequence_number_of
+from ....core.alerting import Alert
+from ....record.chain import ChainHead
+from ....record.events import AuditEvent
+from ....storage.postgres.alerts import CHANNEL, put_alerts, told
+from ....storage.postgres.connection import Connection
+from ....storage.protocol import KeptAlert
+from ....tasks.strangers import Log
+from .._claims import Claim
+from .._place import Answer, Request
+from .._rows import OutboxAlert, OutboxAttempt, OutboxState, Status, alert_of, attempt_of, event_in, sequence_number_of
+from . import sql
 
 __all__ = ["PostgresQueue"]
 

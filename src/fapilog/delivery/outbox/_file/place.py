@@ -11,18 +11,17 @@ import functools
 import math
 import os
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeVar
 
-from ...record.errors import OutboxError
-from ...storage.sqlitefile import (
+from ....record.errors import OutboxError
+from ....storage.sqlitefile import (
     ERRORS,
     Opened,
-    close_at_forks,
+    SharedFile,
     inode_of,
     is_damage,
     locked,
@@ -31,9 +30,9 @@ from ...storage.sqlitefile import (
     number,
     words_of,
 )
-from ...tasks.strangers import Log
-from ._filequeue import FileQueue
-from ._schema import SCHEMA, VERSION
+from ....tasks.strangers import Log
+from .queue import FileQueue
+from .schema import SCHEMA, VERSION
 
 __all__ = ["OutboxFile"]
 
@@ -53,7 +52,7 @@ _LARGE_LOG: Final = 64 * 2**20
 _LOOK_EVERY: Final = 10.0
 
 
-class OutboxFile:
+class OutboxFile(SharedFile):
     """
     A file with one or several outboxes in it.
 
@@ -68,14 +67,12 @@ class OutboxFile:
 
     def __init__(self, path: Path, *, must_exist: bool = False) -> None:
         self.kind: Final = "file"
-        self._open: Opened | None = None
         self.path: Path = path.absolute()
+        super().__init__(self.path, OutboxError)
         self._must_exist = must_exist
-        self._lock = threading.Lock()
         self._next_look = -math.inf
         self._has_worked = False
         self._log_is_large = False
-        close_at_forks(self)
 
     def __str__(self) -> str:
         return str(self.path)
@@ -101,12 +98,13 @@ class OutboxFile:
         return results
 
     def _run(self, calls: Sequence[Callable[[FileQueue], T]], *, writes: bool) -> list[T]:
-        with self._lock:
+        with self._turn.taken():
             try:
                 with self._errors():
                     opened = self._opened()
                     opened.connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
-                    return opened.commit(lambda connection: _results(FileQueue(connection), calls))
+                    queue = FileQueue(opened.connection)
+                    return opened.commit(lambda: [call(queue) for call in calls])
             except _CorruptError as corrupt:
                 inode = None if self._open is None else self._open.inode
                 self._close()
@@ -116,26 +114,6 @@ class OutboxFile:
             except OutboxError:
                 self._close()
                 raise
-
-    def close(self) -> None:
-        """Close it; the next call opens it again."""
-        with self._lock:
-            self._close()
-
-    def before_fork(self) -> bool:
-        """Close it, keep it closed until `after_fork`, and return True."""
-        self._lock.acquire()
-        self._close()
-        return True
-
-    def after_fork(self) -> None:
-        """Let it be used again, in the parent and in the child."""
-        self._lock.release()
-
-    def _close(self) -> None:
-        opened, self._open = self._open, None
-        if opened is not None:
-            opened.close()
 
     def _look_at_log(self) -> None:
         """Log a warning when SQLite's log has become large, and one when it is small again."""
@@ -249,10 +227,6 @@ class OutboxFile:
                 if is_damage(error):
                     return True
                 raise
-
-
-def _results(queue: FileQueue, calls: Sequence[Callable[[FileQueue], T]]) -> list[T]:
-    return [call(queue) for call in calls]
 
 
 class _CorruptError(OutboxError):

@@ -1,0 +1,1 @@
+"""The place of an outbox in a file of SQLite."""
