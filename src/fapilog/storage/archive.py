@@ -231,4 +231,7 @@ def _s3(name: str, address: str) -> Archive:
         except ValueError:
             kind = "whole number" if _S3_NUMBERS[option] is int else "number"
             raise ValueError(f"{name}: expected a {kind} as {option}; got something else") from None
-    return S3Archive(parts.netloc, prefix=parts.path, **options)
+    try:
+        return S3Archive(parts.netloc, prefix=parts.path, **options)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
