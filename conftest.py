@@ -93,7 +93,8 @@ def _examples(*patterns: str, but: str | None = None, fixtures: Sequence[str] = 
         exclude=but,
         setup=lambda namespace: namespace.update(__name__="__main__"),
         teardown=dict.clear,  # drops the receivers that the page has connected
-        fixtures=["empty_directory", *fixtures],
+        # pytest gives an example none of those that each test has.
+        fixtures=["_one_tls_context", "empty_directory", *fixtures],
     )
 
 

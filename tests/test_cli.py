@@ -196,6 +196,7 @@ def test_demo_goes_on_when_nobody_reads(environment: dict[str, str], empty: Path
 # -- verifying a trail
 
 
+@pytest.mark.slow
 @needs_extra
 @pytest.mark.real_time
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
@@ -208,6 +209,7 @@ def test_an_output_that_cannot_be_written(trail: Path, environment: dict[str, st
     assert (done.returncode, done.stderr) == (2, "fapilog: cannot go on: No space left on device\n")
 
 
+@pytest.mark.slow
 @needs_extra
 @pytest.mark.real_time
 def test_a_place_that_cannot_be_looked_at(environment: dict[str, str]) -> None:
@@ -218,6 +220,7 @@ def test_a_place_that_cannot_be_looked_at(environment: dict[str, str]) -> None:
     assert (done.returncode, done.stderr) == (2, expected)
 
 
+@pytest.mark.slow
 @needs_extra
 @pytest.mark.real_time
 def test_a_reader_that_goes_away(trail: Path, environment: dict[str, str]) -> None:
@@ -437,6 +440,7 @@ def without(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_says_how_to_get_the_extra(library: str) -> None:
     """Without a library of the extra, the command says in one line how to get it, and exits with 2."""
@@ -456,6 +460,7 @@ def test_says_how_to_get_trio() -> None:
     assert "pip install trio" in done.stderr
 
 
+@pytest.mark.slow
 @needs_extra
 def test_an_error_of_our_own_is_not_a_missing_extra() -> None:
     """If one of our own modules is missing, that is what is said."""

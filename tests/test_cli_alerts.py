@@ -176,6 +176,7 @@ def test_lines_of_json(file: Path) -> None:
     assert pending["due_at"] > pending["came_at"] > dead["came_at"]
 
 
+@pytest.mark.slow
 def test_on_a_terminal(file: Path) -> None:
     """On a terminal of 80 columns an id is in one piece, what does not fit is below, and the status has a colour."""
     unset = {"COLUMNS", "FORCE_COLOR", "NO_COLOR"}

@@ -439,6 +439,7 @@ def test_times_beyond_the_calendar_are_its_ends(options: tuple[str, str], run: R
     assert (code, numbers(out)) == (0, [3, 2, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["show", "count --by user_id"])
 def test_a_character_that_the_encoding_lacks_is_printed_by_its_number(command: str, tmp_path: Path) -> None:
     """On a terminal of another encoding than UTF-8 everything is printed, in ASCII if need be."""

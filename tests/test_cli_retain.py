@@ -120,6 +120,7 @@ async def test_an_outbox(run: Run, directory: Path, tmp_path: Path, place: str) 
     assert run("retain", directory, "--retention-days", 30, *named)[1].count("removed") == 1
 
 
+@pytest.mark.slow
 async def test_an_outbox_in_use(directory: Path) -> None:
     """One that was made just now, and is in use by another process, is seen in the directory, whatever its name is."""
     path = directory / "audit_alerts.db"

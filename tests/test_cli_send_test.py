@@ -253,6 +253,7 @@ def test_a_library_is_missing() -> None:
     assert child.stderr == f"fapilog: FAPILOG_OPSGENIE: fapilog.OpsgenieDispatcher: {says}\n"
 
 
+@pytest.mark.slow
 def test_only_what_is_asked_for_is_imported() -> None:
     """The command imports no provider before it knows where to."""
     script = "import sys, fapilog.cli.commands; print(*(name for name in sys.modules if 'fapilog.providers' in name))"

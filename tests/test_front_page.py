@@ -93,6 +93,7 @@ for name in fapilog._ON_DEMAND:
 """
 
 
+@pytest.mark.slow
 def test_a_missing_extra_is_named() -> None:
     """Without the library of an extra, the import says which extra brings the library, and how to get it."""
     assert run(WITHOUT_LIBRARIES).splitlines() == [
@@ -130,6 +131,7 @@ for name in {list(MODULES)!r}:
 """
 
 
+@pytest.mark.slow
 def test_a_module_names_its_missing_extra() -> None:
     """Without the library of an extra, the import of a module that needs it says how to get it."""
     lines = run(WITHOUT_LIBRARIES_OF).splitlines()

@@ -456,6 +456,7 @@ def test_a_script_with_an_outbox_keeps_what_it_could_not_deliver(tmp_path: Path)
     assert delivered(tmp_path) == ["first"]
 
 
+@pytest.mark.slow
 def test_a_script_with_a_dispatcher_that_hangs_ends(tmp_path: Path) -> None:
     """The exit does not wait for the dispatcher, and the alert is reported in the log."""
     ended = run("hanging", tmp_path)

@@ -153,6 +153,7 @@ anyio.run(as_nobody)
 """
 
 
+@pytest.mark.slow
 def test_an_unwritable_directory() -> None:
     """A directory that may not be written to, or read, is told to the caller with the reason, and whose it is."""
     script = subprocess.run([sys.executable, "-c", UNWRITABLE], check=True, capture_output=True, text=True)
@@ -250,6 +251,7 @@ anyio.run(main, backend=sys.argv[2])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backend", "durability"), [("asyncio", "write"), ("trio", "fsync")])
 def test_a_full_disk_is_told_at_once(tmp_path: Path, backend: str, durability: str) -> None:
     """While the kernel takes no byte more, one alert says so, and when it does again one says that, and is stored."""

@@ -194,6 +194,7 @@ class Unsteady:
             thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("disk", ["good", "failing"])
 def test_readers_beside_unsteady_writers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: str) -> None:
     """Where days end every moment, and syncs fail, a verification beside it is valid and finds no less than before."""

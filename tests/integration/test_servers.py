@@ -189,6 +189,7 @@ for cell in (
 """
 
 
+@pytest.mark.slow
 def test_notebook_cells_start_and_stop_a_trail(tmp_path: Path) -> None:
     """In IPython, one cell starts a trail, others use it with await and without, and another stops it."""
     pytest.importorskip("IPython")

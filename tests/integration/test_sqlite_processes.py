@@ -33,6 +33,7 @@ def test_processes_make_one_chain(tmp_path: Path) -> None:
     without_loop(storage.aclose())
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     """What does not fit is refused and leaves nothing behind, and the chain goes on when there is room again."""
     command = [sys.executable, "-m", "tests.programs.limited_sqlite", str(tmp_path / "audit.db"), "write"]

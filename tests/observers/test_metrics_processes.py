@@ -105,6 +105,7 @@ def test_workers_show_the_newest_count(tmp_path: Path, start: Callable[[str], Wo
     assert scraped(tmp_path) == (None, None, None)
 
 
+@pytest.mark.slow
 def test_a_master_that_forks_hides_no_count(tmp_path: Path, start: Callable[[str], Worker]) -> None:
     """A process that connects, forks a worker and counts nothing itself shows no numbers in place of the worker's."""
     master = start("master")

@@ -201,6 +201,7 @@ def test_two_trails_one_provider(meters: Meters) -> None:
     assert meters.counts("fapilog.alerts.announced") == [(ABOUT, 2)]
 
 
+@pytest.mark.slow
 def test_the_global_provider_may_be_set_later() -> None:
     """Without a provider the metrics go to the global one, even if it is set after connecting."""
     # In a process of its own, since the global provider can be set only once.

@@ -372,6 +372,7 @@ async def test_every_reply_has_a_meaning(replies: dict[str, str], kind: type[Del
         assert caught.value.__context__ is None
 
 
+@pytest.mark.slow
 async def test_a_server_that_says_no_goodbye_keeps_no_alert() -> None:
     """Once the mail is taken, it does not matter whether the server answers QUIT."""
     with Script({"content": "250 ok"}, then_close=False).running() as server, anyio.fail_after(30):

@@ -217,6 +217,7 @@ for number in range(1, 8):
 """
 
 
+@pytest.mark.slow
 def test_threads_that_read_the_first_record_at_once() -> None:
     """While one thread makes ready what all of them read by, another one waits for it."""
     subprocess.run([sys.executable, "-c", READING], input=FORMAT_2[0], check=True, timeout=60)

@@ -48,7 +48,7 @@ def server() -> Iterator[Any]:
         yield server
 
 
-@pytest.fixture(params=["directory", "s3"])
+@pytest.fixture(params=["directory", pytest.param("s3", marks=pytest.mark.slow)])
 def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Archive:
     """An archive of each kind."""
     if request.param == "directory":

@@ -150,6 +150,7 @@ def long_trail(directory: Path, old: Path) -> list[bool]:
     return expected
 
 
+@pytest.mark.one_backend
 async def test_pages_are_one_trail(old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever a page of the answer begins, over the files and their pages, no event is missing, or there twice."""
     monkeypatch.setattr(earlier, "_PAGE", 5)

@@ -97,6 +97,7 @@ def test_only_who_asks_gets_it(trail: TrailFiles, monkeypatch: pytest.MonkeyPatc
     assert ids(trail) == ["a", "a", "b", "a", "c"]
 
 
+@pytest.mark.slow
 def test_processes_share_the_ids(tmp_path: Path) -> None:
     """Each id that several processes bring at the same time is stored by one of them."""
     command = [sys.executable, str(APPENDER), str(tmp_path), "id", "60"]

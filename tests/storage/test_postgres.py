@@ -270,6 +270,7 @@ def test_tables_of_an_earlier_version_are_migrated(database: Server, monkeypatch
     without_loop(storage.aclose())
 
 
+@pytest.mark.slow
 def test_a_migration_may_take_its_time(database: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The timeout is for the server, and for locks of others, and not for the work on a large table."""
     with psycopg.connect(database.dsn(), autocommit=True) as connection:
@@ -821,6 +822,7 @@ def test_a_deadlock_is_tried_again(storage: PostgresStorage, database: Server, t
     assert without_loop(storage.verify()).events_checked == 2
 
 
+@pytest.mark.slow
 def test_a_writer_that_is_stopped_holds_nobody_up(database: Server, trail: str) -> None:
     """A process that stands still with the head in its hands loses it to another one, and stores its event later."""
     program = [sys.executable, "-m", "tests.programs.stopped_postgres", database.dsn(), trail]

@@ -461,6 +461,7 @@ assert not failures, failures
 """
 
 
+@pytest.mark.slow
 def test_a_storage_is_made_while_the_process_is_forked() -> None:
     """All files are closed before a fork, also while another thread makes one more."""
     subprocess.run([sys.executable, "-c", FORKING], check=True, timeout=120)
