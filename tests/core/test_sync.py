@@ -431,6 +431,7 @@ def delivered(directory: Path) -> list[str]:
         ("lookup", 0, ["first"]),
         ("sigterm", 128 + signal.SIGTERM, ["first"]),
         ("fork", 0, ["child", "first", "parent"]),
+        ("fork_early", 0, ["child", "first"]),
         ("multiprocessing", 0, ["child", "first"]),
         ("threads", 0, ["first", *sorted(f"thread {number}" for number in range(20))]),
     ],

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -47,6 +48,34 @@ class File:
             file.write(f"{event.message} {os.getpid()}\n")
 
 
+class SlowImport:
+    """Says that the background thread imports asyncio, and gives others a moment to fork meanwhile."""
+
+    begun = threading.Event()
+
+    @classmethod
+    def find_spec(cls, name: str, *_: object) -> None:
+        """Find nothing."""
+        if name == "asyncio.base_events":
+            cls.begun.set()
+            time.sleep(0.3)
+
+
+def fork_early(log: Callable[[str], None]) -> None:
+    """Fork while the first alert of another thread has asyncio imported."""
+    sys.meta_path.insert(0, SlowImport)
+    thread = threading.Thread(target=log, args=["first"])
+    thread.start()
+    assert SlowImport.begun.wait(30)
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(30)
+        log("child")
+        sys.exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    thread.join()
+
+
 def main() -> None:  # noqa: C901, PLR0912  one way to end after the other
     """Log, and end."""
     pager = File()
@@ -69,6 +98,9 @@ def main() -> None:  # noqa: C901, PLR0912  one way to end after the other
         fapilog.exit_on_sigterm()
     if HOW == "only_late":
         atexit.register(log, "at the exit")
+        return
+    if HOW == "fork_early":
+        fork_early(log)
         return
     log("first")
     if HOW == "fork":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
+import importlib
 import os
 import sys
 import threading
@@ -62,6 +64,7 @@ class Portal:
         """Return the portal of this process; None if it was closed, or if no thread can be had for it."""
         with _lock:
             if _state.portal is None and not _state.is_closed:
+                _delay_forks()
                 try:
                     _state.portal = Portal()
                 except RuntimeError:
@@ -246,6 +249,28 @@ def _close() -> None:
         _state.is_closed = True
     if portal is not None:
         portal.close()
+
+
+@functools.cache
+def _delay_forks() -> None:
+    """
+    Have forks wait while a portal is made: its thread imports asyncio.
+
+    A module that is half imported at a fork stays so in the child, which waits for ever for the thread that imports it.
+    """
+    # First: a fork takes the locks in the opposite order of their registration, and logging's is needed by the import.
+    importlib.import_module("logging")
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork)
+
+
+def _before_fork() -> None:
+    _lock.acquire()
+
+
+def _after_fork() -> None:
+    # A fork that had begun before the registration has not acquired it.
+    with contextlib.suppress(RuntimeError):
+        _lock.release()
 
 
 def _forget() -> None:
