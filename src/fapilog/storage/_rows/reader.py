@@ -7,10 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Final, TypeAlias
 
-from ...record.chain import ChainHead
+from ...record.chain import ChainError, ChainHead, head_before
 from ...record.damage import DamagedRecord
 from ...record.events import AuditEvent
-from .._copied import is_record
 from .._files.lines import head_of_record
 from .._holes import item_of, joined, missing_rows, newest_of, up_to
 from ..protocol import EventFilter
@@ -89,7 +88,7 @@ class RowReader(ABC):
 
     def read_lines(self, after: int, limit: int) -> list[bytes]:
         """Return the oldest *limit* records behind *after*, as they are stored."""
-        lines = (line for _, line in self._oldest(after, limit) if isinstance(line, bytes) and is_record(line))
+        lines = (line for _, line in self._oldest(after, limit) if isinstance(line, bytes) and _is_record(line))
         return list(itertools.islice(lines, max(0, limit)))
 
     def _newest(self, wanted: EventFilter, question: Question, limit: int) -> Iterator[AuditEvent | DamagedRecord]:
@@ -170,3 +169,12 @@ class RowReader(ABC):
 def _is_last(rows: list[Row], size: int) -> bool:
     """Return whether nothing is behind the page *rows*, of at most *size* rows: it is not full, and not cut short."""
     return len(rows) < size and sum(len(line) for _, line in rows if isinstance(line, bytes)) < PAGE_BYTES
+
+
+def _is_record(line: bytes) -> bool:
+    """Return whether *line* claims to have a place in the chain."""
+    try:
+        head_before(line)
+    except ChainError:
+        return False
+    return True
