@@ -14,7 +14,7 @@ from ..record.events import AuditEvent
 from ..record.formats import decoded, no_record
 from ._files.lines import head_of_record
 
-__all__ = ["item_of", "joined", "missing_rows", "newest_of", "up_to"]
+__all__ = ["item_of", "joined", "missing_rows", "up_to"]
 
 
 def joined(items: Iterable[AuditEvent | DamagedRecord]) -> Generator[AuditEvent | DamagedRecord, None, None]:
@@ -45,25 +45,6 @@ def up_to(limit: int, items: Iterable[AuditEvent | DamagedRecord]) -> Generator[
         if limit < 1:
             # Before the next one is looked for, which may be in another file.
             return
-
-
-def newest_of(limit: int, answers: Iterable[Iterable[AuditEvent | DamagedRecord]]) -> list[AuditEvent | DamagedRecord]:
-    """
-    Return the newest *limit* events of all *answers*, the newest first, and the holes between them.
-
-    Args:
-        limit: How many at most; no answer is followed further than that.
-        answers: Each with the newest first. What several of them have is returned once.
-    """
-    # By number and id; of one number, the hole comes first.
-    found: dict[tuple[int, bool, str], AuditEvent | DamagedRecord] = {}
-    for items in answers:
-        for item in up_to(limit, joined(items)):
-            if isinstance(item, AuditEvent):
-                found[item.sequence_number or 0, False, item.event_id] = item
-            else:
-                found[item.offset, True, ""] = item
-    return list(up_to(limit, joined(found[key] for key in sorted(found, reverse=True))))
 
 
 def missing_rows(file: str, first: int, behind: int) -> DamagedRecord:

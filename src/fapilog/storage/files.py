@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Final, Literal
 
@@ -24,7 +25,7 @@ from ..tasks.loops import is_without_loop
 from ..tasks.threads import in_thread
 from ._anchor import Anchor
 from ._archive.day import write_anchor
-from ._copied import by_day, followed
+from ._copied import followed
 from ._files.care import Care
 from ._files.directory import OWNER, Access, cannot, make_directory, size_of, sync_directory, why_not_writable
 from ._files.effort import Effort
@@ -36,7 +37,7 @@ from ._files.recent import Once
 from ._files.search import Search
 from ._files.verifying import verify
 from ._files.writer import Result, TrailWriter
-from ._replica import waits
+from ._replica import stored_at, waits
 from .protocol import EventFilter
 
 __all__ = ["OWNER", "Access", "FileStorage", "make_directory", "sync_directory", "utc_now"]
@@ -203,7 +204,7 @@ class FileStorage(Uncopied):
     def _append_lines(self, after: ChainHead, lines: Sequence[bytes], removed: Anchor | None) -> ChainHead:
         with self._copying:
             earliest = 1 if removed is None else self._begin_behind(removed)
-            for day, group in by_day(lines):
+            for day, group in groupby(lines, key=_day):
                 self._copied_day = max(day, earliest)
                 # Sealed again in its place, a record is the same bytes.
                 for result in self._copier.append(map(chain.unsealed, group), after):
@@ -370,3 +371,9 @@ def _number_of(group: str | int) -> int:
         raise ValueError(f"group: expected a group of this system; got {group!r}") from None
     except TypeError:
         raise TypeError(f"group: expected a name or a number; got {kind_of(group)}") from None
+
+
+def _day(line: bytes) -> int:
+    """Return the ordinal of the day of the record *line*; 1, so that it goes to the newest file, if it is not known."""
+    time = stored_at(line)
+    return 1 if time is None else time.toordinal()

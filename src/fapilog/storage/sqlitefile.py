@@ -74,15 +74,15 @@ class SharedFile:
         if opened is not None:
             opened.close()
 
-    def stop_for_fork(self) -> bool:
-        """Close it, keep it closed until `go_on`, and return True; False if this very thread uses it."""
+    def before_fork(self) -> bool:
+        """Close it, keep it closed until `after_fork`, and return True; False if this very thread uses it."""
         if self._turn.is_mine:
             return False
         self._turn.stop()
         self._close()
         return True
 
-    def go_on(self) -> None:
+    def after_fork(self) -> None:
         """Let it be used again, in the parent and in the child."""
         self._turn.go_on()
 
@@ -98,12 +98,12 @@ _stopped: Final[list[SharedFile]] = []
 
 def _before_fork() -> None:
     _forking.acquire()
-    _stopped.extend(file for file in list(_all) if file.stop_for_fork())
+    _stopped.extend(file for file in list(_all) if file.before_fork())
 
 
 def _after_fork() -> None:
     for file in _stopped:
-        file.go_on()
+        file.after_fork()
     _stopped.clear()
     _forking.release()
 

@@ -25,11 +25,12 @@ __all__ = [
     "Status",
     "alert_of",
     "attempt_of",
+    "count_or_0",
     "event_in",
-    "is_count",
     "is_time",
     "sequence_number_of",
     "sound",
+    "time_or_0",
 ]
 
 Status = Literal["pending", "delivered", "dead", "discarded"]
@@ -146,10 +147,20 @@ def sound(found: Sequence[Any], now: float) -> tuple[str, str | None, float, int
         None if channel is None else text(channel),
         # Also where the clock was ahead when it came.
         min(came_at, now) if is_time(came_at) else now,
-        attempts if is_count(attempts) else 0,
-        failures if is_count(failures) else 0,
+        count_or_0(attempts),
+        count_or_0(failures),
         spent if _is_duration(spent) and spent >= 0 else 0.0,
     )
+
+
+def count_or_0(value: object) -> int:
+    """Return *value* if it is a number of things, of which there is a next one; or else 0."""
+    return value if _is_count(value) else 0
+
+
+def time_or_0(value: object) -> float:
+    """Return *value* if it is a time that `datetime` knows; or else 0."""
+    return value if is_time(value) else 0.0
 
 
 def is_time(value: object) -> TypeGuard[float]:
@@ -165,8 +176,7 @@ def _is_integer(value: object) -> bool:
     return isinstance(value, int)
 
 
-def is_count(value: object) -> bool:
-    """Return whether *value* is a number of things, of which there is a next one."""
+def _is_count(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and 0 <= value < _MAX_INTEGER
 
 
@@ -219,7 +229,7 @@ def alert_of(columns: Iterable[Sequence[Any]], values: Iterable[object]) -> Outb
         came_at=row.time("came_at") or _NO_TIME,
         due_at=row.time("due_at") if status == "pending" else None,
         ended_at=row.time("ended_at", or_none=True),
-        attempts=row.read("attempts", is_count, 0),
+        attempts=row.read("attempts", _is_count, 0),
         reason=row.text("reason", or_none=True),
         unreadable=row.unreadable,
     )

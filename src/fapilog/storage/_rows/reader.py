@@ -7,12 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Final, TypeAlias
 
-from ...record.chain import ChainHead
+from ...record.chain import ChainError, ChainHead, head_before
 from ...record.damage import DamagedRecord
 from ...record.events import AuditEvent
-from .._copied import is_record
 from .._files.lines import head_of_record
-from .._holes import item_of, joined, missing_rows, newest_of, up_to
+from .._holes import item_of, joined, missing_rows, up_to
 from ..protocol import EventFilter
 from .ranges import ranges, stretches
 from .table import Question
@@ -81,7 +80,7 @@ class RowReader(ABC):
 
     def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
         """Return the newest *limit* events that are wanted, the newest first, and the holes between them."""
-        return newest_of(limit, (self._newest(wanted, question, limit) for question in self.questions(wanted)))
+        return _newest_of(limit, (self._newest(wanted, question, limit) for question in self.questions(wanted)))
 
     def read(self, after: int, limit: int) -> list[AuditEvent | DamagedRecord]:
         """Return the oldest *limit* events behind *after*, and the holes between them."""
@@ -89,7 +88,7 @@ class RowReader(ABC):
 
     def read_lines(self, after: int, limit: int) -> list[bytes]:
         """Return the oldest *limit* records behind *after*, as they are stored."""
-        lines = (line for _, line in self._oldest(after, limit) if isinstance(line, bytes) and is_record(line))
+        lines = (line for _, line in self._oldest(after, limit) if isinstance(line, bytes) and _is_record(line))
         return list(itertools.islice(lines, max(0, limit)))
 
     def _newest(self, wanted: EventFilter, question: Question, limit: int) -> Iterator[AuditEvent | DamagedRecord]:
@@ -167,6 +166,34 @@ class RowReader(ABC):
         return found is not None and (bound < number or found >= bound)
 
 
+def _newest_of(limit: int, answers: Iterable[Iterable[AuditEvent | DamagedRecord]]) -> list[AuditEvent | DamagedRecord]:
+    """
+    Return the newest *limit* events of all *answers*, the newest first, and the holes between them.
+
+    Args:
+        limit: How many at most; no answer is followed further than that.
+        answers: Each with the newest first. What several of them have is returned once.
+    """
+    # By number and id; of one number, the hole comes first.
+    found: dict[tuple[int, bool, str], AuditEvent | DamagedRecord] = {}
+    for items in answers:
+        for item in up_to(limit, joined(items)):
+            if isinstance(item, AuditEvent):
+                found[item.sequence_number or 0, False, item.event_id] = item
+            else:
+                found[item.offset, True, ""] = item
+    return list(up_to(limit, joined(found[key] for key in sorted(found, reverse=True))))
+
+
 def _is_last(rows: list[Row], size: int) -> bool:
     """Return whether nothing is behind the page *rows*, of at most *size* rows: it is not full, and not cut short."""
     return len(rows) < size and sum(len(line) for _, line in rows if isinstance(line, bytes)) < PAGE_BYTES
+
+
+def _is_record(line: bytes) -> bool:
+    """Return whether *line* claims to have a place in the chain."""
+    try:
+        head_before(line)
+    except ChainError:
+        return False
+    return True

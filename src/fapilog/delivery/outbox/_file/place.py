@@ -12,7 +12,7 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeVar
@@ -50,6 +50,8 @@ _BUSY_TIMEOUT: Final = 10.0
 _LARGE_LOG: Final = 64 * 2**20
 # Seconds between two looks at its size.
 _LOOK_EVERY: Final = 10.0
+
+_FAILURES: Final = (OSError, *ERRORS)
 
 
 class OutboxFile(SharedFile):
@@ -100,17 +102,16 @@ class OutboxFile(SharedFile):
     def _run(self, calls: Sequence[Callable[[FileQueue], T]], *, writes: bool) -> list[T]:
         with self._turn.taken():
             try:
-                with self._errors():
-                    opened = self._opened()
-                    opened.connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
-                    queue = FileQueue(opened.connection)
-                    return opened.commit(lambda: [call(queue) for call in calls])
-            except _CorruptError as corrupt:
+                opened = self._opened()
+                opened.connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+                queue = FileQueue(opened.connection)
+                return opened.commit(lambda: [call(queue) for call in calls])
+            except _FAILURES as error:
                 inode = None if self._open is None else self._open.inode
                 self._close()
-                if not self._must_exist:
+                if is_damage(error) and not self._must_exist:
                     self._set_aside(inode)
-                raise OutboxError(*corrupt.args) from corrupt
+                raise self._failure(error) from error
             except OutboxError:
                 self._close()
                 raise
@@ -185,25 +186,22 @@ class OutboxFile(SharedFile):
             got = f"version {version}"
         raise OutboxError(f"{self.path}: expected an outbox of version {VERSION}; got {got}")
 
-    @contextlib.contextmanager
-    def _errors(self) -> Generator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise OutboxError(f"{self.path}: {error.strerror or error}") from error
-        except ERRORS as error:
-            kind = _CorruptError if is_damage(error) else OutboxError
-            raise kind(f"{self.path}: {words_of(error)}") from error
+    def _failure(self, error: Exception) -> OutboxError:
+        words = (error.strerror or error) if isinstance(error, OSError) else words_of(error)
+        return OutboxError(f"{self.path}: {words}")
 
     def _set_aside(self, inode: tuple[int, int] | None) -> None:
         """Rename a damaged outbox, with its log and index, unless another process has done so meanwhile."""
-        with self._errors(), locked(self.path.parent, patience=_BUSY_TIMEOUT, error=OutboxError):
-            if inode is None or inode != inode_of(self.path) or not self._was_outbox() or not self._is_damaged():
-                return
-            aside = f"{self.path}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"
-            for suffix in ("-wal", "-shm", ""):
-                with contextlib.suppress(FileNotFoundError):
-                    Path(f"{self.path}{suffix}").rename(f"{aside}{suffix}")
+        try:
+            with locked(self.path.parent, patience=_BUSY_TIMEOUT, error=OutboxError):
+                if inode is None or inode != inode_of(self.path) or not self._was_outbox() or not self._is_damaged():
+                    return
+                aside = f"{self.path}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"
+                for suffix in ("-wal", "-shm", ""):
+                    with contextlib.suppress(FileNotFoundError):
+                        Path(f"{self.path}{suffix}").rename(f"{aside}{suffix}")
+        except _FAILURES as error:
+            raise self._failure(error) from error
         _log.critical("the outbox file %s is damaged; it was set aside as %s", self.path, aside)
 
     def _was_outbox(self) -> bool:
@@ -227,7 +225,3 @@ class OutboxFile(SharedFile):
                 if is_damage(error):
                     return True
                 raise
-
-
-class _CorruptError(OutboxError):
-    """Raised when the file is no database, or a damaged one."""

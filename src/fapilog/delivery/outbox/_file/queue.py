@@ -6,6 +6,7 @@ Times are seconds since 1970.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Final
@@ -18,7 +19,17 @@ from ....record.values import text
 from ....tasks.strangers import Log
 from .._claims import Claim, Ending
 from .._place import Answer, Request
-from .._rows import FIRST_TIME, LAST_TIME, OutboxState, event_in, is_count, is_time, sequence_number_of, sound
+from .._rows import (
+    FIRST_TIME,
+    LAST_TIME,
+    OutboxState,
+    count_or_0,
+    event_in,
+    is_time,
+    sequence_number_of,
+    sound,
+    time_or_0,
+)
 from .receipts import FileReceipts
 
 __all__ = ["FileQueue"]
@@ -34,6 +45,9 @@ _UNSURE: Final = 1.0
 
 class FileQueue(FileReceipts):
     """The outboxes in a file, in one transaction of its *connection*; see `Queue`."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
 
     # -- alerts that come
 
@@ -300,7 +314,7 @@ class FileQueue(FileReceipts):
             "SELECT min(came_at) FROM alerts WHERE outbox = ? AND status = 'pending' AND came_at BETWEEN ? AND ?",
             (outbox, FIRST_TIME, LAST_TIME),
         ).fetchone()
-        pending, dead = (count if is_count(count) else 0 for count in counts)
+        pending, dead = map(count_or_0, counts)
         return OutboxState(pending=pending, oldest=oldest, dead=dead)
 
     def _next_due(self, outbox: str, held: AbstractSet[str]) -> float | None:
@@ -316,7 +330,7 @@ class FileQueue(FileReceipts):
         """Return until when the target is not to be called, and when an operator last retried alerts; or else 0."""
         query = "SELECT paused_until, retried_at FROM outboxes WHERE name = ?"
         row = self.connection.execute(query, (outbox,)).fetchone() or (None, None)
-        paused_until, retried_at = (time if is_time(time) else 0.0 for time in row)
+        paused_until, retried_at = map(time_or_0, row)
         return paused_until, retried_at
 
     def _found_or_put(self, outbox: str, claim: Claim) -> int:

@@ -24,8 +24,7 @@ class FileReceipts:
         connection: To the file, in a transaction.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self.connection: sqlite3.Connection = connection
+    connection: sqlite3.Connection
 
     def outboxes(self) -> list[str]:
         rows = self.connection.execute("SELECT name FROM outboxes UNION SELECT outbox FROM alerts ORDER BY 1")
