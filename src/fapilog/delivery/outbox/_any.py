@@ -117,15 +117,19 @@ class AnyOutbox(Uncopied):
     async def __aenter__(self) -> Self:
         self._forget_closed_loop()
         await self._store.enter(reporter.get())
-        self._life = Life(self._running(), owner=self)
-        await self._life.enter()
+        if self._store.entered == 1:
+            self._life = Life(self._running(), owner=self)
+            await self._life.enter()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._life is not None  # noqa: S101 - entered
-        await self._life.leave()
+        if self._store.entered > 1:
+            self._store.entered -= 1
+        else:
+            await self._life.leave()
 
     @asynccontextmanager
     async def _running(self) -> AsyncGenerator[None]:

@@ -61,7 +61,7 @@ class Store:
         name: The name of the outbox.
         place: Keeps the alerts.
         now: Returns the time, in seconds since 1970.
-        entered: Whether the outbox is entered.
+        entered: How often the outbox is entered: as often as it stands in the wrappers of its trail.
     """
 
     def __init__(self, name: str, place: Place, now: Callable[[], float]) -> None:
@@ -73,7 +73,7 @@ class Store:
 
     def _forget(self) -> None:
         # In a forked child: the parent's transactions, alerts and trail are the parent's.
-        self.entered: bool = False
+        self.entered: int = 0
         self._reporter: Reporter | None = None
         self._commits: GroupCommit[Callable[[Queue], Any], Any] = GroupCommit(
             partial(_commit, self.place), interrupted=_INTERRUPTED
@@ -93,17 +93,21 @@ class Store:
         Report to the trail by *reporter*, until `leave`.
 
         Raises:
-            ValueError: The outbox is entered already, or another one of the same name and place is, for the same trail:
-                only one of them would send an alert.
+            ValueError: The outbox is entered already, and not by the same trail; or another one of the same name and
+                place is, for the same trail: only one of them would send an alert.
         """
         key = self.name, await in_thread(self.place.identity)
         # No other task runs from here on.
         if self.entered:
+            if reporter is not None and reporter is self._reporter:
+                # It stands in two places: in a `FanOut`, and in the `Route` around that.
+                self.entered += 1
+                return
             raise ValueError(f"outbox {self.name}: expected one that is not entered; an Outbox belongs to one trail")
         for other in _entered.all() if reporter is not None else ():
             if other._reporter is reporter and other._key == key:  # noqa: SLF001
                 raise ValueError(f"name: expected one name for each outbox in {self.place}; got {self.name!r} twice")
-        self.entered, self._reporter, self._key = True, reporter, key
+        self.entered, self._reporter, self._key = 1, reporter, key
         _entered.add(self)
 
     async def leave(self) -> None:
@@ -115,7 +119,7 @@ class Store:
 
     def part(self) -> None:
         """Tell no trail from now on, as in `leave`; the place stays open."""
-        self.entered = False
+        self.entered = 0
         self._reporter = None
         _entered.discard(self)
 
