@@ -149,6 +149,23 @@ async def test_one_that_is_never_left_does_not_hold_the_start(depth: str, tmp_pa
     assert not trail.is_started
 
 
+async def test_an_outbox_in_two_places(tmp_path: Path) -> None:
+    """An outbox may be the way of some alerts, and one of several for others; it is left with the last place."""
+    here, there = Managed(), RecordingDispatcher()
+    pager = outbox(here, tmp_path, name="pager")
+    both = FanOut([pager, outbox(there, tmp_path, name="mail")])
+    route = Route({when(severity="security"): both, when(component="db"): pager}, default=NoopAlertDispatcher())
+    async with AuditTrail(storage_path=tmp_path / "audit", alert_dispatcher=route) as trail:
+        await trail.log_security_event(AuditEventType.SECURITY_VIOLATION, "m")
+        await trail.log_error(ValueError(), component="db", log_level="critical")
+        await here.wait_for(2)
+        await there.wait_for(1)
+        assert (here.entered, here.left) == (1, 0)
+    assert (here.entered, here.left) == (1, 1)
+    async with AuditTrail(storage_path=tmp_path / "other", alert_dispatcher=pager):
+        assert (here.entered, here.left) == (2, 1)
+
+
 async def test_a_fan_out_inside_of_tries_sends_twice_to_nobody() -> None:
     """Tries around a fan-out reach only those that lack the alert."""
     good, bad = RecordingDispatcher(), RecordingDispatcher(error=TransientDeliveryError("busy"))

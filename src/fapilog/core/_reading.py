@@ -241,7 +241,7 @@ def member_of_events(field: str) -> Callable[[AuditEvent], object]:
         TypeError: *field* is no text.
         ValueError: There is no such member; the message has the nearest.
     """
-    expected = "expected a member of AuditEvent, or metadata. and a path, as in metadata.http.status"
+    expected = f"expected one of {', '.join(_FIELDS)}, or metadata. and a path, as in metadata.http.status"
     if not isinstance(field, str):
         raise TypeError(f"field: {expected}; got {kind_of(field)}")
     member, _, path = field.partition(".")

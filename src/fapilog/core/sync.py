@@ -282,6 +282,9 @@ def exit_on_sigterm() -> None:
     at once, and no exit handler runs. Call it once, in the main thread, early. A handler that the application or its
     server has installed stays, and nothing happens. The exit code is 143, as of a process that SIGTERM has ended.
 
+    Not for a program that is at work in an event loop of its own, which would end in the midst of that: there wait for
+    the signal by `anyio.open_signal_receiver`, and leave the trail.
+
     Raises:
         ValueError: This is not the main thread.
     """

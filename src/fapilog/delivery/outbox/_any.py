@@ -68,6 +68,7 @@ class AnyOutbox(Uncopied):
         self._sender = Sender(self._store, inner, terms)
         self._background = Background()
         self._life: Life | None = None
+        self._times_entered = 0
         call_in_child(self, AnyOutbox._forget)
         self._mark: ChainHead | None = None
 
@@ -88,17 +89,23 @@ class AnyOutbox(Uncopied):
 
     async def __aenter__(self) -> Self:
         self._forget_closed_loop()
-        if self._life is not None and not self._life.is_over:
+        told = reporter.get()
+        if self._life is None or self._life.is_over:
+            self._times_entered = 0
+            self._life = Life(self._running(told), owner=self)
+            await self._life.enter()
+        elif not self._store.reports_to(told):
             raise ValueError(f"outbox {self.name}: expected one that is not entered; an Outbox belongs to one trail")
-        self._life = Life(self._running(reporter.get()), owner=self)
-        await self._life.enter()
+        # More than once where it stands in two places of a trail's wrappers: in a `FanOut`, and in the `Route` around it.
+        self._times_entered += 1
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._times_entered -= 1
         # None in a forked child, in which it was not entered.
-        if self._life is not None:
+        if self._times_entered == 0 and self._life is not None:
             await self._life.leave()
 
     @asynccontextmanager

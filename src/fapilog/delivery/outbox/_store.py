@@ -104,6 +104,10 @@ class Store:
         self.entered, self._reporter, self._key = True, reporter, key
         _entered.add(self)
 
+    def reports_to(self, reporter: Reporter | None) -> bool:
+        """Return whether it reports to the trail by *reporter*."""
+        return reporter is not None and reporter is self._reporter
+
     async def leave(self) -> None:
         """Close the place, which the next call opens again, and tell no trail from now on."""
         try:
