@@ -61,6 +61,10 @@ LONGEST = (
     "test_cli.py",
     "test_celery.py",
     "test_s3.py",
+    "test_alertmanager.py",
+    "test_limit.py",
+    "test_holes.py",
+    "test_retention.py",
     "test_incidentfiles.py",
     "test_health.py",
     "write-a-provider.md",
@@ -83,7 +87,6 @@ LONGEST = (
     "test_django_servers.py",
     "test_contract.py",
     "test_uvicorn.py",
-    "test_alertmanager.py",
 )
 
 
