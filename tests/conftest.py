@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import pytest
 from blockbuster import BlockBuster, BlockBusterFunction
@@ -60,6 +61,10 @@ LONGEST = (
     "test_cli.py",
     "test_celery.py",
     "test_s3.py",
+    "test_alertmanager.py",
+    "test_limit.py",
+    "test_holes.py",
+    "test_retention.py",
     "test_incidentfiles.py",
     "test_health.py",
     "write-a-provider.md",
@@ -82,7 +87,6 @@ LONGEST = (
     "test_django_servers.py",
     "test_contract.py",
     "test_uvicorn.py",
-    "test_alertmanager.py",
 )
 
 
@@ -104,9 +108,14 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest looks for marks of this kind
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that is marked ``one_backend`` on asyncio alone."""
+    """Run a test on asyncio alone if it is marked ``one_backend``; ``slow_on_trio`` marks it ``slow`` there."""
+    backends: list[Any] = []
     if metafunc.definition.get_closest_marker("one_backend"):
-        metafunc.definition.add_marker(pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True))
+        backends = ["asyncio"]
+    elif metafunc.definition.get_closest_marker("slow_on_trio"):
+        backends = ["asyncio", pytest.param("trio", marks=pytest.mark.slow)]
+    if backends:
+        metafunc.definition.add_marker(pytest.mark.parametrize("anyio_backend", backends, indirect=True))
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -209,7 +209,6 @@ def test_an_output_that_cannot_be_written(trail: Path, environment: dict[str, st
     assert (done.returncode, done.stderr) == (2, "fapilog: cannot go on: No space left on device\n")
 
 
-@pytest.mark.slow
 @needs_extra
 @pytest.mark.real_time
 def test_a_place_that_cannot_be_looked_at(environment: dict[str, str]) -> None:
@@ -220,7 +219,6 @@ def test_a_place_that_cannot_be_looked_at(environment: dict[str, str]) -> None:
     assert (done.returncode, done.stderr) == (2, expected)
 
 
-@pytest.mark.slow
 @needs_extra
 @pytest.mark.real_time
 def test_a_reader_that_goes_away(trail: Path, environment: dict[str, str]) -> None:
@@ -440,8 +438,9 @@ def without(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize(
+    "library", [LIBRARIES[0], *(pytest.param(each, marks=pytest.mark.slow) for each in LIBRARIES[1:])]
+)
 def test_says_how_to_get_the_extra(library: str) -> None:
     """Without a library of the extra, the command says in one line how to get it, and exits with 2."""
     done = without(library, "--help")

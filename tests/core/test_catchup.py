@@ -219,6 +219,7 @@ async def test_a_trail_that_was_empty(tmp_path: Path) -> None:
     assert keeper.messages == ["first"]
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.parametrize("count", [1, 24, 25, 26, 51])
 async def test_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     """However many events there are, each alert is handed over once, the oldest first, through any small buffer."""

@@ -845,6 +845,7 @@ async def test_a_part_that_works_for_long_has_no_past() -> None:
     assert kinds(rig.announced) == [FAILURE.value, RECOVERY.value] * 4
 
 
+@pytest.mark.slow_on_trio
 async def test_the_past_of_parts_is_limited() -> None:
     """A dispatcher that names a new part each time does not fill the memory with what has ended, either."""
     rig = Rig()

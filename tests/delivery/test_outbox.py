@@ -596,6 +596,7 @@ async def test_what_is_delivered_is_not_kept(tmp_path: Path) -> None:
     connection.close()
 
 
+@pytest.mark.slow_on_trio
 async def test_only_the_last_attempts_are_kept(tmp_path: Path) -> None:
     """Of an alert that is tried very often the last hundred attempts are kept."""
     inner = Scripted(*[TransientDeliveryError("slowly", retry_after=1.0)] * 105, None)
@@ -964,6 +965,7 @@ def test_options_are_checked(tmp_path: Path, options: dict[str, Any]) -> None:
         Outbox(NoopAlertDispatcher(), tmp_path / "alerts.db", **options)
 
 
+@pytest.mark.slow_on_trio
 async def test_it_keeps_the_contract(tmp_path: Path) -> None:
     """It is a dispatcher as the contract says; it fails where neither the file nor the other side can be used."""
     numbers = iter(range(1000))

@@ -224,6 +224,7 @@ some_or_all = pytest.mark.parametrize("step", [23, pytest.param(1, marks=pytest.
 EACH_ONCE = Counter(an_event(number).event_id for number in range(1, 6))
 
 
+@pytest.mark.slow_on_trio
 @some_or_all
 async def test_a_statement_fails(tmp_path: Path, disk: Disk, first: int, step: int) -> None:
     """Whichever statement fails, each alert is sent, and once."""
@@ -235,6 +236,7 @@ async def test_a_statement_fails(tmp_path: Path, disk: Disk, first: int, step: i
     assert wanted > 50
 
 
+@pytest.mark.slow_on_trio
 @some_or_all
 async def test_all_statements_fail_for_a_while(tmp_path: Path, disk: Disk, first: int, step: int) -> None:
     """From whichever statement on the file fails for a while, each alert is sent, and once."""
@@ -263,6 +265,7 @@ async def test_a_file_that_can_only_be_read(tmp_path: Path, disk: Disk) -> None:
         await until(lambda: told.recovered)
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.torture)])
 async def test_a_commit_that_succeeds_is_said_to_have_failed(tmp_path: Path, disk: Disk, first: int, step: int) -> None:
     """Where a commit takes place and an error comes back, each alert is sent, and once."""
@@ -279,6 +282,7 @@ async def test_a_commit_that_succeeds_is_said_to_have_failed(tmp_path: Path, dis
             break
 
 
+@pytest.mark.slow_on_trio
 @some_or_all
 async def test_a_statement_finds_the_file_damaged(tmp_path: Path, disk: Disk, first: int, step: int) -> None:
     """Whichever statement finds the file damaged that is not, it stays, and each alert is sent, and once."""
@@ -293,6 +297,7 @@ async def test_a_statement_finds_the_file_damaged(tmp_path: Path, disk: Disk, fi
 # -- the caller, the process
 
 
+@pytest.mark.slow_on_trio
 async def test_a_backlog_takes_few_transactions(tmp_path: Path, disk: Disk) -> None:
     """While there are alerts to send, how the attempts ended is noted of many at once, and within a moment."""
     before = make(Scripted(BUSY), tmp_path)
@@ -525,6 +530,7 @@ async def test_a_full_disk(small_disk: Path) -> None:
     await send_with_and_without_room(small_disk, full(small_disk))
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.may_block
 async def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
     """While the file can't grow, alerts go out directly, once; when it can they are noted."""

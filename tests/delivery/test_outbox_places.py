@@ -344,6 +344,7 @@ async def test_without_being_entered(make: Make) -> None:
     outbox._store.place.close()
 
 
+@pytest.mark.slow_on_trio
 async def test_many_attempts(make: Make) -> None:
     """Of very many attempts the last hundred are kept."""
     inner = Scripted(BUSY)

@@ -55,14 +55,14 @@ class Unreadable(Exception):
 
 
 STRANGE = [
-    ValueError("t0k3n"),
     asyncio.CancelledError("t0k3n"),
-    GeneratorExit("t0k3n"),
-    StopIteration("t0k3n"),
-    PanicException("t0k3n"),
     BaseExceptionGroup("t0k3n", [PanicException("t0k3n"), ValueError()]),
     Liar("t0k3n"),
     Unreadable("t0k3n"),
+    *(
+        pytest.param(error("t0k3n"), marks=pytest.mark.slow)
+        for error in (ValueError, GeneratorExit, StopIteration, PanicException)
+    ),
 ]
 strange = pytest.mark.parametrize("error", STRANGE, ids=lambda error: type(error).__qualname__)
 started_or_not = pytest.mark.parametrize("started", [True, False], ids=["started", "not_started"])

@@ -36,6 +36,7 @@ def messages(directory: Path) -> list[str]:
     return [record["message"] for record in records(directory)]
 
 
+@pytest.mark.slow_on_trio
 @durabilities
 @pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.torture)])
 async def test_thousands_of_callers_at_once(tmp_path: Path, durability: Durability, count: int) -> None:
@@ -58,6 +59,7 @@ async def test_thousands_of_callers_at_once(tmp_path: Path, durability: Durabili
     assert len(ids) == count
 
 
+@pytest.mark.slow_on_trio
 @durabilities
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.torture) for seed in range(1, 10))])
 async def test_callers_that_leave_at_random(tmp_path: Path, durability: Durability, seed: int) -> None:

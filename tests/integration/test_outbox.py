@@ -166,6 +166,7 @@ async def test_a_file_that_is_repaired_before_a_restart(tmp_path: Path) -> None:
     assert len(own) == 2 * len(failures)
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.parametrize("every", [2, 3, 5])
 async def test_a_file_that_takes_every_other_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int

@@ -271,6 +271,7 @@ def test_hostile_text_fits(words: str) -> None:
     assert all(isinstance(value, str) for value in alert["annotations"].values())
 
 
+@pytest.mark.slow_on_trio
 async def test_it_keeps_the_contract(origin: Origin) -> None:
     """The dispatcher passes the kit, and its addresses stay hidden."""
     with Origin() as failing:
@@ -286,6 +287,7 @@ def seen(request: Seen) -> dict[str, Any]:
     return dict(alert)
 
 
+@pytest.mark.slow_on_trio
 async def test_it_keeps_its_promises() -> None:
     """The dispatcher passes the kit for providers: outcomes, deadline, key, severity, limits and secrets."""
     severities = ["debug", "info", "warning", "error", "critical", "security"]

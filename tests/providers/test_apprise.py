@@ -448,6 +448,7 @@ def test_options_are_checked(options: dict[str, Any], words: str) -> None:
     assert "s3cr3t" not in str(caught.value)
 
 
+@pytest.mark.slow_on_trio
 async def test_it_keeps_the_contract(origin: Origin, other: Origin) -> None:
     """The dispatcher passes the kit, and its addresses stay hidden."""
     other.script(Answer(500))

@@ -183,6 +183,7 @@ def test_a_child_that_is_forked_while_another_thread_prints() -> None:
     assert os.waitpid(pid, 0)[1] == 0
 
 
+@pytest.mark.slow_on_trio
 async def test_it_keeps_the_contract() -> None:
     """It is a dispatcher as the contract says, on a terminal and on a pipe."""
     closed = io.StringIO()

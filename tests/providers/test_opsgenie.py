@@ -301,6 +301,7 @@ def test_the_base_address_is_checked(url: str) -> None:
         OpsgenieDispatcher(api_key=KEY, base_url=url)
 
 
+@pytest.mark.slow_on_trio
 async def test_it_keeps_the_contract(opsgenie: Origin, everything_said: Callable[..., str]) -> None:
     """It passes the check that every dispatcher should pass, and its key is in no log."""
     with Origin() as down:

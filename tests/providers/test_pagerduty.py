@@ -373,6 +373,7 @@ def test_the_base_address_is_checked(url: str) -> None:
         PagerDutyDispatcher(routing_key=KEY, base_url=url)
 
 
+@pytest.mark.slow_on_trio
 async def test_it_keeps_the_contract(pagerduty: Origin, everything_said: Callable[..., str]) -> None:
     """It passes the check that every dispatcher should pass, and its key is in no log."""
     with Origin() as down:

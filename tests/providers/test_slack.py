@@ -405,6 +405,7 @@ def test_options_are_checked(options: dict[str, Any]) -> None:
     assert "s3cr3t" not in str(caught.value)
 
 
+@pytest.mark.slow_on_trio
 async def test_it_keeps_the_contract(origin: Origin) -> None:
     """A webhook's dispatcher passes the check that every dispatcher should pass."""
     with Origin() as down:
@@ -416,6 +417,7 @@ async def test_it_keeps_the_contract(origin: Origin) -> None:
         )
 
 
+@pytest.mark.slow_on_trio
 async def test_it_keeps_the_contract_as_a_bot(origin: Origin, everything_said: Callable[..., str]) -> None:
     """A bot's dispatcher passes it too, and its token is in no log."""
     origin.script(OK)

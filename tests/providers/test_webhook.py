@@ -211,6 +211,7 @@ async def test_an_address_that_turns_bad_is_refused(origin: Origin) -> None:
         await dispatcher.send_alert(an_event(), severity="security")
 
 
+@pytest.mark.slow_on_trio
 async def test_it_keeps_the_contract(origin: Origin) -> None:
     """It is a dispatcher as the contract says, and gives no secret away."""
 

@@ -383,7 +383,9 @@ def test_reading_backwards_across_blocks_and_files(
         assert [int(event.message) for event in trail.newest_first()] == list(reversed(range(40)))
 
 
-@pytest.mark.parametrize("block", [11, 100, 512, 5000, 1 << 18])
+@pytest.mark.parametrize(
+    "block", [11, 100, 5000, *(pytest.param(size, marks=pytest.mark.slow) for size in (512, 1 << 18))]
+)
 @pytest.mark.parametrize("torn", [b"", b"x" * 700, b"\0" * 5000], ids=["whole", "torn", "zeros"])
 def test_reading_forwards_from_anywhere(
     trail: TrailFiles, clock: Clock, monkeypatch: pytest.MonkeyPatch, block: int, torn: bytes

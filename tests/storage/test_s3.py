@@ -394,6 +394,7 @@ def test_a_server_that_never_answers(hanging: Hanging) -> None:
     assert hanging.asked.wait(60)
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.parametrize("call", ["retain", "search", "read", "verify"])
 async def test_a_caller_that_is_cancelled_does_not_wait(hanging: Hanging, directory: Path, call: str) -> None:
     """While S3 does not answer, a cancelled caller goes on at once, and the trail with it."""

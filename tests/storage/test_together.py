@@ -62,6 +62,7 @@ async def test_an_archive_that_begins_behind_an_anchor(directory: Path, archive:
     assert (result.error_message or "").startswith("records 1 to 3 were removed by retention, as record 19 says; ")
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.parametrize(
     ("damage", "status", "first", "words"),
     [
