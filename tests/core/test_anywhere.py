@@ -5,11 +5,13 @@ A caller logs an event that alerts, drains, starts and stops the trail; whatever
 alert is dispatched once, and nothing hangs.
 """
 
+import asyncio
 import functools
 import os
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -157,3 +159,30 @@ def test_without_any_loop(tmp_path: Path, state: str, action: str) -> None:
     within(60, trail.sync.stop)
     assert pager.path.read_text().splitlines() == ["m"]
     assert [event.message for event in trail.sync.get_events()] == ["m"]
+
+
+@pytest.mark.parametrize("starter", ["asyncio", "trio"])
+def test_trio_as_a_guest_of_asyncio(tmp_path: Path, starter: str) -> None:
+    """Tasks of both libraries may use a trail in one thread, in which trio is a guest, whichever has started it."""
+    trio = pytest.importorskip("trio")
+    pager = Pager(tmp_path / "alerts")
+    trail = AuditTrail(storage_path=tmp_path / "audit", alert_dispatcher=pager)
+
+    async def use(backend: str) -> None:
+        await log(trail)
+        if backend == starter:
+            async with trail:
+                await log_and_drain(trail)
+        await log(trail)
+
+    async def main() -> None:
+        loop, outcomes = asyncio.get_running_loop(), asyncio.Queue[Any]()
+        trio.lowlevel.start_guest_run(
+            use, "trio", run_sync_soon_threadsafe=loop.call_soon_threadsafe, done_callback=outcomes.put_nowait
+        )
+        await use("asyncio")
+        (await outcomes.get()).unwrap()
+
+    asyncio.run(main())
+    assert len(pager.path.read_text().splitlines()) == 5
+    assert trail.sync.verify_chain_from_storage().events_checked == 5

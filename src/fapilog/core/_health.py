@@ -11,7 +11,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from datetime import UTC, datetime, timedelta
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +19,7 @@ import msgspec
 from ..record.chain import AuditChainVerificationResult
 from ..record.errors import reason
 from ..record.events import AuditEvent
+from ..record.times import standard_now
 from ..record.values import text
 from ..tasks.background import Background, own_context
 from ..tasks.strangers import Log
@@ -52,7 +52,7 @@ _log: Final = Log("fapilog")
 # A dispatcher names its parts itself; names that change all the time must not fill the memory.
 MOST_OPEN: Final = 100
 # A part of a dispatcher may be gone with the configuration: then nothing ever reports that it works.
-_LONGEST: Final = timedelta(days=30)
+_LONGEST: Final = 30 * 86_400.0
 
 
 class Health:
@@ -244,7 +244,7 @@ class Health:
         if again:
             incident = msgspec.structs.replace(former[0], alert="announced")
         else:
-            incident = Incident(part, new_id(part), cause, datetime.now(UTC), "announced", self._clock())
+            incident = Incident(part, new_id(part), cause, standard_now(), "announced", self._clock())
         self._relapses.opened(part, self._clock())
         failure, key, before = incident.failure(self._level, again=again), str(incident.id), self._open.get(part, ())
         self._incidents[key] = incident
@@ -284,14 +284,14 @@ class Health:
 
     def _adopt(self, found: Iterable[Incident]) -> None:
         """Open the newest of the incidents *found*, as many as may be open."""
-        now, clock = datetime.now(UTC), self._clock()
+        now, clock = standard_now(), self._clock()
         dropped: list[Incident] = []
         with self._lock:
             for each in sorted(found, key=lambda each: each.started, reverse=True):
                 key = str(each.id)
                 if each.part == END or key in self._incidents:
                     continue
-                if abs(now - each.started) > _LONGEST or len(self._incidents) >= MOST_OPEN:
+                if abs((now - each.started).total_seconds()) > _LONGEST or len(self._incidents) >= MOST_OPEN:
                     dropped.append(each)
                     continue
                 is_due = each.alert != "delivered" or each.part in UNTRUSTED

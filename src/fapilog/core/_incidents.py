@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import os
 import uuid
-from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType, AuditLogLevel, ComplianceLevel
+from ..record.times import Moment
 
 __all__ = [
     "CAPACITY",
@@ -124,7 +124,7 @@ class Incident(msgspec.Struct, frozen=True):
     part: Part
     id: uuid.UUID
     cause: _Text
-    started: Annotated[datetime, msgspec.Meta(tz=True)]
+    started: Annotated[Moment, msgspec.Meta(tz=True)]
     alert: Literal["due", "announced", "delivered"]
     since: float = 0.0
 

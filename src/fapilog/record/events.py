@@ -19,6 +19,7 @@ from .kinds import AuditEventType, AuditLogLevel, AuditOutcome, ComplianceLevel,
 from .limit import within_limit
 from .parties import Actor, Target, storable
 from .privacy import Discreet
+from .times import Moment, Standard, standard_now
 from .values import NO_METADATA, FrozenDict, kind_of, name_of, tags, text
 
 __all__ = [
@@ -135,8 +136,8 @@ class AuditEvent(_Record, frozen=True, kw_only=True, tag=FORMAT_VERSION):
     _shown = ("event_id", "event_type", "log_level", "sequence_number")
 
     event_id: str = msgspec.field(default_factory=_new_id)
-    timestamp: datetime = msgspec.field(default_factory=lambda: datetime.now(UTC))
-    occurred: datetime | None = None
+    timestamp: Moment = msgspec.field(default_factory=standard_now)
+    occurred: Moment | None = None
     event_type: AuditEventType
     log_level: AuditLogLevel = msgspec.field(default_factory=lambda: AuditLogLevel.INFO)
     outcome: AuditOutcome | None = None
@@ -187,7 +188,7 @@ class AuditEvent(_Record, frozen=True, kw_only=True, tag=FORMAT_VERSION):
             and (self.outcome is None or type(self.outcome) is AuditOutcome)
         ):
             _take_members(self)
-        if getattr(self.timestamp, "tzinfo", None) is not UTC:
+        if not (type(self.timestamp) is Standard.datetime and self.timestamp.tzinfo is UTC):
             force_setattr(self, "timestamp", in_utc("timestamp", self.timestamp))
         if self.occurred is not None:
             force_setattr(self, "occurred", in_utc("occurred", self.occurred))
@@ -311,7 +312,7 @@ def in_utc(name: str, given: object, *, is_bound: bool = False) -> datetime:
         TypeError: It is no datetime.
         ValueError: It has no time zone, or none that can be asked, or is in no year of UTC from 1 to 9999.
     """
-    if type(given) is datetime and given.tzinfo is UTC:
+    if type(given) is Standard.datetime and given.tzinfo is UTC:
         return given
     # Not by `isinstance`, which trusts an object's own `__class__`.
     if not issubclass(type(given), datetime):
@@ -335,9 +336,10 @@ def in_utc(name: str, given: object, *, is_bound: bool = False) -> datetime:
 def _in_utc(time: datetime) -> datetime | None:
     # Of a subclass, the time that it is and not the one that its methods make. Without an offset, `astimezone` would
     # take the zone of this machine.
-    if datetime.utcoffset(time) is None:
+    kind = Standard.datetime
+    if kind.utcoffset(time) is None:
         return None
-    return datetime.fromisoformat(datetime.isoformat(datetime.astimezone(time, UTC))).replace(tzinfo=UTC)
+    return kind.fromisoformat(kind.isoformat(kind.astimezone(time, UTC))).replace(tzinfo=UTC)
 
 
 _DATA_TYPES: Final = {

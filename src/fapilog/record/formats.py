@@ -23,6 +23,7 @@ from .errors import AuditStorageError
 from .events import FORMAT_VERSION, AuditEvent, in_utc
 from .kinds import AuditEventType, AuditLogLevel, ComplianceLevel, unlisted
 from .parties import Target
+from .times import Moment
 
 __all__ = ["EARLIER", "decoded", "encoded", "is_earlier", "no_record", "printable", "taken", "target_in"]
 
@@ -34,7 +35,7 @@ class _Format1(msgspec.Struct, frozen=True, kw_only=True, tag_field="v", tag=1, 
     """A record of format 1, whose members are all there."""
 
     event_id: str
-    timestamp: datetime
+    timestamp: Moment
     event_type: AuditEventType
     log_level: AuditLogLevel
     message: str

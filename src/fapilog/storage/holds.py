@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Generator
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from ..record.errors import AuditStorageError
+from ..record.times import Day, Moment, standard_now
 from ..record.values import text
 from ._archive.day import exclusive
 from ._files.directory import newest_file
@@ -40,9 +41,9 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     reason: str
-    since: date | None = None
-    until: date | None = None
-    set_at: datetime
+    since: Day | None = None
+    until: Day | None = None
+    set_at: Moment
 
     def covers(self, day: date) -> bool:
         """Return whether the records of *day* are held."""
@@ -86,7 +87,7 @@ def add_hold(directory: Path, reason: str, *, since: date | None = None, until: 
         raise ValueError("reason: expected words; got none")
     if since is not None and until is not None and until < since:
         raise ValueError(f"until: expected no day before {since}; got {until}")
-    hold = Hold(id=uuid.uuid4().hex[:8], reason=text(reason), since=since, until=until, set_at=datetime.now(UTC))
+    hold = Hold(id=uuid.uuid4().hex[:8], reason=text(reason), since=since, until=until, set_at=standard_now())
     with _alone(directory):
         _write(directory, [*holds_on(directory), hold])
     return hold

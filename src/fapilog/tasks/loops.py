@@ -259,9 +259,13 @@ def _running() -> Any:
     """
     # While another thread imports a library for the first time, it lacks some of its names, and runs nowhere either.
     trio = getattr(sys.modules.get("trio"), "lowlevel", None)
-    if getattr(trio, "in_trio_run", bool)():
+    if getattr(trio, "in_trio_task", bool)():
         return trio.current_trio_token()  # type: ignore[union-attr]
-    return getattr(sys.modules.get("asyncio"), "_get_running_loop", _nothing)()
+    asyncios = getattr(sys.modules.get("asyncio"), "_get_running_loop", _nothing)()
+    # A callback of trio, unless trio is a guest in asyncio's loop, whose tasks all run in such a thread.
+    if asyncios is None and getattr(trio, "in_trio_run", bool)():
+        return trio.current_trio_token()  # type: ignore[union-attr]
+    return asyncios
 
 
 async def finished(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
