@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from ..record.values import UnreadableError, ask, given_text
 from ._backlog import Waiting
-from ._logrecords import AUDIT, Recording, level_number, read
+from ._logrecords import AUDIT, Recording, level_number
 
 __all__ = ["AuditHandler"]
 
@@ -86,7 +86,7 @@ class AuditHandler(Recording, logging.Handler):
             given = _given(record)
             if self._is_audited(record.name, record.levelno, given):
                 error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
-                fields = read(given)
+                fields = self._read(given)
                 where = record.name, record.funcName
                 self._backlog.add(Waiting(_message(record), fields, record.levelno, error, record.created, *where))
         except (KeyboardInterrupt, SystemExit):

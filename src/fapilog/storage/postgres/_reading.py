@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from ...record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus
-from ...record.values import escaped
+from ...record.texts import escaped
 from .. import _rowreader
 from .._anchor import Anchor
 from .._rowreader import Row, RowReader
