@@ -287,9 +287,11 @@ class Walk:
         parents.append(id(value))
         try:
             if kind is dict or kind is FrozenDict:
-                return self._frozen_dict(items_of(value, self._most_pairs), value)
+                most = _MAX_PLAIN if len(value) <= _MAX_PLAIN else self._most_pairs
+                return self._frozen_dict(items_of(value, most), value)
             if kind is list or kind is FrozenList:
-                read = value[: self._most]
+                # Of the most common ones the room need not be looked at twice.
+                read = value[: _MAX_PLAIN if len(value) <= _MAX_PLAIN else self._most]
                 return self._frozen_list((read, max(len(read), len(value))), value)
             return self._container(value, kind)
         finally:
