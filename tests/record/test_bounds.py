@@ -1,5 +1,6 @@
 """How much is looked at of values that are very large, or hold others very often: counted, and not timed."""
 
+import logging
 import threading
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
@@ -9,6 +10,7 @@ import pytest
 
 from fapilog import AuditEventType, _keywords
 from fapilog.integrations import _logrecords
+from fapilog.integrations.logging import _message as message_of
 from fapilog.record import intake, texts
 from fapilog.record.errordetails import MAX_TRACEBACK, described
 from fapilog.record.events import AuditEvent, handed_out
@@ -327,3 +329,28 @@ def test_what_a_log_call_gives_is_read_as_far_as_it_is_stored(monkeypatch: pytes
     found = _logrecords.read({"rows": [[]] * 1_000_000}, room=65_536)
     assert read < 65_536
     assert found["metadata"]["rows"][-1] == "… (1000000 values)"
+
+
+def test_a_log_call_asks_as_many_values_as_it_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a list in the place of a message, and of a mapping with half a million fields, only a part is read."""
+    monkeypatch.setattr(Numbers, "read", 0)
+    record = logging.LogRecord("shop", logging.WARNING, "", 0, [Long() for _ in range(3_000)], (), None)
+    assert message_of(record) == "<list, too large>"
+    assert Long.asked == 1
+    _logrecords.read(Numbers(500_000), room=65_536)
+    assert Numbers.read < 65_536 // 2
+
+
+def test_no_actor_is_encoded_that_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An actor with an id of a megabyte is cut before its record is made."""
+    longest = 0
+    real = intake._encode
+
+    def measured(event: Any) -> bytes:
+        nonlocal longest
+        longest = max(longest, len(record := real(event)))
+        return record
+
+    monkeypatch.setattr(intake, "_encode", measured)
+    assert made(actor={"id": "a" * MEGABYTE, "type": "user"}).truncated == ("user_id", "actor.id")
+    assert longest < MAX_RECORD

@@ -96,11 +96,11 @@ def read(given: object, *, room: int) -> dict[str, Any]:
     Return the keywords that a call has *given* for its event, in a mapping; another value becomes one of the metadata.
 
     Texts, tags and metadata are read now: later changes by the application do not change the event. The caller waits,
-    hence *room*, the bytes of a record.
+    hence *room*, the bytes of a record: a pair takes five at least.
     """
     if given is None or given is True:
         return {}
-    fields = as_dict(given)
+    fields = as_dict(given, room // 5)
     return {"metadata": _frozen({AUDIT: given}, room)} if fields is None else _keywords(fields, room)
 
 
@@ -114,9 +114,9 @@ def _keywords(given: dict[str, Any], room: int) -> dict[str, Any]:
             read[name] = given_text(value)
         elif name == "regulatory_tags":
             read[name] = tuple(given_tags(value))
-        elif name == "metadata" and (values := as_dict(value)) is not None:
+        elif name == "metadata" and (values := as_dict(value, room // 5)) is not None:
             metadata.update(values)
-        elif name == "changes" and (values := as_dict(value)) is not None:
+        elif name == "changes" and (values := as_dict(value, room // 5)) is not None:
             read[name] = _frozen(values, room)
         elif name in _KNOWN and name != "metadata":
             read[name] = value

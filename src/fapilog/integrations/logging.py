@@ -118,7 +118,9 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _formatted(record: logging.LogRecord) -> str:
-    message = record.getMessage()
+    # A container or an exception in the place of a text, whose own text may have no end.
+    is_text = record.args or type(record.msg) is str or type(record).getMessage is not logging.LogRecord.getMessage
+    message = record.getMessage() if is_text else given_text(record.msg)
     # loguru puts the traceback behind the message, unless its format is a function, and the values of variables into
     # it: https://loguru.readthedocs.io/en/stable/api/logger.html#loguru._logger.Logger.add. The event has the exception
     # itself.

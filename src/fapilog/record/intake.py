@@ -256,7 +256,9 @@ class _Taken:
             given = value if read_mapping(value, 1) is not None else {"changes": value}
             self._values[name] = self._as_json(name, given)
         else:
-            self._parts[name], is_whole = (actor_parts if name == "actor" else target_parts)(value)
+            parts, is_whole = (actor_parts if name == "actor" else target_parts)(value)
+            self._parts[name] = parts
+            self.more += sum(map(len, parts.values()))
             if not is_whole:
                 metadata[name] = value
 
