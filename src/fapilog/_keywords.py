@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection
 from collections.abc import Set as AbstractSet
+from itertools import islice
 from typing import Final
 
 from .record.intake import FIELDS
@@ -46,6 +47,8 @@ _innocent: Final = set(_KNOWN)
 _MOST_INNOCENT: Final = 1024
 _NEAR: Final = 0.8
 _LONGEST_NAME: Final = 100
+# New names that are looked at in one call, which takes a tenth of a millisecond for each.
+_MOST_AT_ONCE: Final = 64
 # The places in the code that were warned about; more than any application has, and bounded all the same.
 _MAX_PLACES: Final = 1024
 _told: Final[set[tuple[str, int, str]]] = set()
@@ -69,7 +72,8 @@ def look_for_typos(
     if _innocent.issuperset(given):
         return
     # A key that is no identifier, or a very long one, comes from data: it is neither logged nor remembered.
-    names = [name for name in given if name not in _innocent and name.isidentifier() and len(name) <= _LONGEST_NAME]
+    new = (name for name in given if name not in _innocent and name.isidentifier() and len(name) <= _LONGEST_NAME)
+    names = list(islice(new, _MOST_AT_ONCE))
     similar = {name: near for name in names if (near := _nearest(name))}
     if len(_innocent) > _MOST_INNOCENT:
         _innocent.intersection_update(_KNOWN)

@@ -11,7 +11,7 @@ import pytest
 
 from fapilog import Actor, AuditEvent, AuditEventType, AuditTrail, CompliancePolicy, MemoryStorage
 from fapilog.record.chain import body
-from fapilog.record.values import original
+from fapilog.record.texts import original
 from fapilog.testing import RecordingDispatcher
 
 LONG = "A" * (1 << 20)

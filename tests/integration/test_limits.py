@@ -546,6 +546,10 @@ async def logs_a_slip(trail): await AuditTrail(storage=MemoryStorage()).log_even
 async def starts(trail): await trail.start()
 async def stops(trail): await trail.stop()
 async def drains(trail): await trail.drain()
+async def reads(trail): await trail.get_events()
+async def reads_on(trail): [event async for event in trail.events()]
+async def counts(trail): await trail.count_by("user_id")
+async def retains(trail): await trail.apply_retention()
 
 @contextlib.contextmanager
 def no_files():
@@ -583,6 +587,7 @@ in_sync() if sys.argv[2] == "in_sync" else anyio.run(main, backend=sys.argv[3])
     ("call", "outcome"),
     [
         *((name, "True") for name in ("logs", "logs_critical", "logs_an_error", "logs_audited", "in_sync")),
+        *((name, "True") for name in ("reads", "reads_on", "counts", "retains")),
         *((name, "done") for name in ("logs_a_slip", "starts", "stops", "drains")),
     ],
 )

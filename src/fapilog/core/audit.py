@@ -20,7 +20,7 @@ from ..context import completed
 from ..record import chain
 from ..record.annotations import imported_later
 from ..record.chain import AuditChainVerificationResult, ChainHead, ChainStatus, Seal
-from ..record.errors import AuditStorageError, StoringInterruptedError
+from ..record.errors import AuditStorageError, StoringInterruptedError, loading
 from ..record.events import AuditEvent
 from ..record.intake import CommonFields, EventFields, recorded
 from ..record.kinds import RULE_MET, AuditEventType, AuditLogLevel, ComplianceLevel, member
@@ -410,7 +410,8 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
             TypeError: The trail is not in files, or *archive* is neither a place nor an `Archive`.
             ValueError: The policy is disabled, or *archive* is the directory of the trail, or no address in S3.
         """
-        from ._retaining import retained  # noqa: PLC0415  for the processes that remove days alone
+        with loading():
+            from ._retaining import retained  # noqa: PLC0415  for the processes that remove days alone
 
         return await retained(
             self._storage,

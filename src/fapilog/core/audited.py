@@ -13,7 +13,7 @@ import anyio
 from ..record.annotations import imported_later
 from ..record.errors import reason
 from ..record.events import data_event_type
-from ..record.intake import keywords
+from ..record.keywords import keywords
 from ..record.kinds import AuditLogLevel, AuditOutcome
 from ..record.options import is_async, require_decorated
 from ..record.values import given_text, kind_of

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from ..record.errordetails import BEGINNING, in_short
 from ..record.events import data_event_type
-from ..record.intake import CommonFields, EventFields, keywords, names_in
+from ..record.intake import CommonFields, EventFields
+from ..record.keywords import keywords, names_in
 from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome
 from ..record.options import flag
 from ..record.parties import Target

@@ -12,6 +12,7 @@ import msgspec
 from ..record import chain
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainHead
 from ..record.damage import DamagedRecord
+from ..record.errors import loading
 from ..record.events import AuditEvent
 from ..record.options import require, require_kind
 from ..record.privacy import without_frames
@@ -58,7 +59,8 @@ class Questions:
             TypeError: There is no such condition, a time is no datetime, or a number is none.
             ValueError: A time without zone, an unknown type or level, or a negative number.
         """
-        from ._reading import intact  # noqa: PLC0415  most processes only record
+        with loading():
+            from ._reading import intact  # noqa: PLC0415  most processes only record
 
         find = functools.partial(
             self._asked.find, EventFilter.of(conditions), require("limit", limit, at_least=0, whole=True)
@@ -105,7 +107,8 @@ class Questions:
                 `DamagedRecord` in their place. Reading continues behind them.
             **conditions: As for `get_events`, and raises as that does.
         """
-        from ._reading import Events  # noqa: PLC0415
+        with loading():
+            from ._reading import Events  # noqa: PLC0415
 
         return Events(
             self._asked,
@@ -134,7 +137,8 @@ class Questions:
             TypeError: As for `get_events`, or *field* is no text.
             ValueError: As for `get_events`, or events have no such member; the message has the nearest.
         """
-        from ._reading import Events, counted, member_of_events  # noqa: PLC0415
+        with loading():
+            from ._reading import Events, counted, member_of_events  # noqa: PLC0415
 
         value_of = member_of_events(field)
         events: Events[AuditEvent] = Events(self._asked, EventFilter.of(conditions), oldest_first=False)

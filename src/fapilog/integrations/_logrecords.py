@@ -60,6 +60,7 @@ class Recording:
         flush_timeout: float = 5.0,
     ) -> None:
         self._threshold = level_number(level)
+        self._trail = trail
         self._backlog = Backlog(trail, size=buffer, flush_timeout=flush_timeout)
         super().__init__()
 
@@ -80,6 +81,9 @@ class Recording:
         """Flush, and end the thread. A call that comes later is stored too."""
         self._backlog.close()
 
+    def _read(self, given: object) -> dict[str, Any]:
+        return read(given, room=self._trail.policy.max_record_bytes)
+
     def _is_audited(self, logger: str | None, level: int, given: object) -> bool:
         """Return whether a call at *level* that gives *given* for its event becomes one; none of our own does."""
         if (logger or "").partition(".")[0] == "fapilog" or is_storing():
@@ -87,19 +91,20 @@ class Recording:
         return level >= self._threshold if given is None else given is not False
 
 
-def read(given: object) -> dict[str, Any]:
+def read(given: object, *, room: int) -> dict[str, Any]:
     """
     Return the keywords that a call has *given* for its event, in a mapping; another value becomes one of the metadata.
 
-    Texts, tags and metadata are read now: later changes by the application do not change the event.
+    Texts, tags and metadata are read now: later changes by the application do not change the event. The caller waits,
+    hence *room*, the bytes of a record: a pair takes five at least.
     """
     if given is None or given is True:
         return {}
-    fields = as_dict(given)
-    return {"metadata": _frozen({AUDIT: given})} if fields is None else _keywords(fields)
+    fields = as_dict(given, room // 5)
+    return {"metadata": _frozen({AUDIT: given}, room)} if fields is None else _keywords(fields, room)
 
 
-def _keywords(given: dict[str, Any]) -> dict[str, Any]:
+def _keywords(given: dict[str, Any], room: int) -> dict[str, Any]:
     read: dict[str, Any] = {}
     metadata: dict[str, Any] = {}
     for name, value in given.items():
@@ -109,19 +114,19 @@ def _keywords(given: dict[str, Any]) -> dict[str, Any]:
             read[name] = given_text(value)
         elif name == "regulatory_tags":
             read[name] = tuple(given_tags(value))
-        elif name == "metadata" and (values := as_dict(value)) is not None:
+        elif name == "metadata" and (values := as_dict(value, room // 5)) is not None:
             metadata.update(values)
-        elif name == "changes" and (values := as_dict(value)) is not None:
-            read[name] = _frozen(values)
+        elif name == "changes" and (values := as_dict(value, room // 5)) is not None:
+            read[name] = _frozen(values, room)
         elif name in _KNOWN and name != "metadata":
             read[name] = value
         else:
             metadata[name] = value
     if metadata:
-        read["metadata"] = _frozen(metadata)
+        read["metadata"] = _frozen(metadata, room)
     return read
 
 
-def _frozen(metadata: dict[str, Any]) -> dict[str, Any]:
+def _frozen(metadata: dict[str, Any], room: int) -> dict[str, Any]:
     frozen = plain(metadata)
-    return Walk().root(metadata) if frozen is None else frozen
+    return Walk(room=room).root(metadata) if frozen is None else frozen

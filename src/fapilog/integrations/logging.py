@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from ..record.values import UnreadableError, ask, given_text
 from ._backlog import Waiting
-from ._logrecords import AUDIT, Recording, level_number, read
+from ._logrecords import AUDIT, Recording, level_number
 
 __all__ = ["AuditHandler"]
 
@@ -86,7 +86,7 @@ class AuditHandler(Recording, logging.Handler):
             given = _given(record)
             if self._is_audited(record.name, record.levelno, given):
                 error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
-                fields = read(given)
+                fields = self._read(given)
                 where = record.name, record.funcName
                 self._backlog.add(Waiting(_message(record), fields, record.levelno, error, record.created, *where))
         except (KeyboardInterrupt, SystemExit):
@@ -118,7 +118,9 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _formatted(record: logging.LogRecord) -> str:
-    message = record.getMessage()
+    # A container or an exception in the place of a text, whose own text may have no end.
+    is_text = record.args or type(record.msg) is str or type(record).getMessage is not logging.LogRecord.getMessage
+    message = record.getMessage() if is_text else given_text(record.msg)
     # loguru puts the traceback behind the message, unless its format is a function, and the values of variables into
     # it: https://loguru.readthedocs.io/en/stable/api/logger.html#loguru._logger.Logger.add. The event has the exception
     # itself.

@@ -22,7 +22,7 @@ from structlog.typing import EventDict, WrappedLogger
 from ..record.values import given_text
 from ..tasks.strangers import Log, tamed
 from ._backlog import Waiting
-from ._logrecords import AUDIT, Recording, read
+from ._logrecords import AUDIT, Recording
 
 __all__ = ["AuditProcessor"]
 
@@ -71,7 +71,7 @@ class AuditProcessor(Recording):
         given = event_dict.get(AUDIT)
         if self._is_audited(component, level, given):
             message, error = given_text(event_dict.get("event")), _error(event_dict.get("exc_info"))
-            self._backlog.add(Waiting(message, read(given), level, error, time.time(), component))
+            self._backlog.add(Waiting(message, self._read(given), level, error, time.time(), component))
 
 
 def _name(logger: object, given: object) -> str | None:

@@ -18,11 +18,11 @@ from uuid import UUID
 
 import msgspec
 
-from .values import UnreadableError, ask
+from .values import MAX_INT_BITS, MAX_MADE, UnreadableError, ask, not_read, shown
 
 __all__ = [
     "MAX_BYTES",
-    "MAX_INT_BITS",
+    "MAX_PAIRS",
     "SCALARS",
     "Found",
     "as_dict",
@@ -31,22 +31,21 @@ __all__ = [
     "key_of",
     "mapping_of",
     "members_of",
+    "named",
     "read_mapping",
     "sequence_of",
 ]
 
 # Of the longest record.
 MAX_BYTES: Final = 1 << 20
-# As many as fit into a double, as which other programs read the numbers of JSON.
-MAX_INT_BITS: Final = 1024
 # Types that msgspec converts to text.
 SCALARS: Final = (datetime, date, time, timedelta, UUID, Decimal, bytes, bytearray, memoryview)
 
 Found: TypeAlias = tuple[Collection[Any], int]
 """The values read from a container, and how many it has; negative if it has more than so many."""
 
-# More values than the longest record holds: each takes two bytes at least.
-_MAX_READ: Final = MAX_BYTES // 2
+# More pairs than the longest record holds: each takes five bytes at least.
+MAX_PAIRS: Final = MAX_BYTES // 5
 # To read a container that another thread changes.
 _ATTEMPTS: Final = 20
 # How multi-dicts give all values of a name: Django, Werkzeug and Starlette; multidict (aiohttp); email and wsgiref.
@@ -56,7 +55,7 @@ _ALL_OF_A_NAME: Final = ("getlist", "getall", "get_all")
 # *most*, in all these functions, are the values that are read at most.
 
 
-def read_mapping(given: object, most: int = _MAX_READ) -> Found | None:
+def read_mapping(given: object, most: int = MAX_PAIRS) -> Found | None:
     """Read the pairs of a mapping of any kind; return None if *given* is none, or can't be read."""
     kind = type(given)
     if kind is str:
@@ -67,16 +66,23 @@ def read_mapping(given: object, most: int = _MAX_READ) -> Found | None:
         return None
 
 
-def as_dict(given: object) -> dict[str, Any] | None:
+def as_dict(given: object, most: int = MAX_PAIRS) -> dict[str, Any] | None:
     """Return *given*, a mapping of any kind, with its keys as texts; None if it is none, too large, or unreadable."""
-    pairs, size = read_mapping(given) or ((), -1)
-    if len(pairs) != size:
-        return None
-    named: dict[str, Any] = {}
+    pairs, size = read_mapping(given, most) or ((), -1)
+    return named(pairs) if len(pairs) == size else None
+
+
+def named(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
+    """Return *pairs* as a dict with their keys as texts."""
+    found: dict[str, Any] = {}
     taken: dict[str, int] = {}
+    made = 0
     for key, value in pairs:
-        named[free_name(key_of(key), named, taken)] = value
-    return named
+        is_text = issubclass(type(key), str)
+        name = key_of(key) if is_text or made <= MAX_MADE else not_read(key)
+        made += 0 if is_text else len(name)
+        found[free_name(name, found, taken)] = value
+    return found
 
 
 def free_name(name: str, used: Mapping[str, Any], taken: dict[str, int]) -> str:
@@ -206,4 +212,4 @@ def _words_of(key: Any) -> str:
         return str(number) if number.bit_length() <= MAX_INT_BITS else hex(number)
     if issubclass(kind, SCALARS):
         return str(msgspec.to_builtins(key, enc_hook=repr))
-    return str.__str__(repr(key))
+    return shown(key)

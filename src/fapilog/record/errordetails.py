@@ -7,7 +7,8 @@ from typing import Any, Final, NamedTuple, Self
 from msgspec.structs import force_setattr
 
 from .privacy import Discreet
-from .values import UnreadableError, ask, cut, given_text, name_of, text
+from .texts import cut
+from .values import UnreadableError, args_length, ask, given_text, name_of, text
 
 __all__ = ["BEGINNING", "MAX_REPEATED", "MAX_TRACEBACK", "Described", "ErrorDetails", "described", "in_short"]
 
@@ -60,11 +61,14 @@ class Described(NamedTuple):
 def described(error: object) -> Described:
     """Describe *error*; an object that is no exception by its type and text."""
     kind = type(error)
-    module = _module(kind)
-    name = name_of(kind) if module == "builtins" else f"{module}.{name_of(kind)}"
-    message = given_text(error)
+    name, message = _type_name(kind), given_text(error)
     trace = _traceback(error, f"{name}: {message}") if issubclass(kind, BaseException) else ""
     return Described(name, message, trace.replace(message, in_short(message)) if len(message) > MAX_REPEATED else trace)
+
+
+def _type_name(kind: type) -> str:
+    module = _module(kind)
+    return name_of(kind) if module == "builtins" else f"{module}.{name_of(kind)}"
 
 
 def in_short(message: str) -> str:
@@ -83,16 +87,102 @@ def _traceback(error: Any, last_line: str) -> str:
     import traceback  # noqa: PLC0415  asyncio and trio import it: a process that only imports fapilog need not
 
     try:
-        return "".join(ask(traceback.format_exception, error))
+        return "".join(ask(traceback.format_exception if ask(_is_small, error) else _end_of_traceback, error))
     except UnreadableError as failure:
         # A SyntaxError that a template engine made with a value that is no text, for example.
         why = str(failure)
-
-    def frames_of(error: Any) -> str:
-        return "".join(traceback.format_tb(error.__traceback__))
-
     try:
-        frames = ask(frames_of, error)
+        frames = ask(_frames_of, error)
     except UnreadableError:
         frames = ""
     return f"{frames}{last_line}\n{why}\n"
+
+
+# As Python itself reads them: a subclass may have properties of these names.
+_CAUSE, _CONTEXT, _TRACE = (vars(BaseException)[name] for name in ("__cause__", "__context__", "__traceback__"))
+_MEMBERS: Final = vars(BaseExceptionGroup)["exceptions"]
+# Exceptions and frames in a traceback that Python prints, which takes a twentieth of a millisecond for each.
+_MAX_PRINTED: Final = 1500
+# Of each exception in any other traceback.
+_MAX_FRAMES: Final = 200
+_MAX_NOTES: Final = 10
+# Python's own, between a cause or a context and its exception.
+_WORDS: Final = (
+    "\nThe above exception was the direct cause of the following exception:\n\n",
+    "\nDuring handling of the above exception, another exception occurred:\n\n",
+)
+# Characters of a frame with a short path and line.
+_LEAST_FRAME: Final = 64
+
+
+def _is_small(error: BaseException) -> bool:
+    """Return whether the traceback that Python prints for *error* is short enough to be printed."""
+    room, characters = _MAX_PRINTED, 16 * MAX_TRACEBACK
+    seen: set[int] = set()
+    waiting: list[BaseException] = [error]
+    while waiting:
+        each = waiting.pop()
+        room -= 1
+        characters -= args_length(each) + args_length(getattr(each, "__notes__", None))
+        trace = _TRACE.__get__(each)
+        while trace is not None and room >= 0:
+            trace, room = trace.tb_next, room - 1
+        if room < 0 or characters < 0:
+            return False
+        for behind in (_CAUSE.__get__(each), _CONTEXT.__get__(each)):
+            if behind is not None and id(behind) not in seen:
+                seen.add(id(behind))
+                waiting.append(behind)
+        if issubclass(type(each), BaseExceptionGroup):
+            # Python prints one as often as it is there, and makes all before it prints some.
+            waiting += _MEMBERS.__get__(each)[: room + 1]
+    return True
+
+
+def _end_of_traceback(error: BaseException) -> str:
+    """Return the end of a traceback like Python's: without the members of groups, and with texts in short."""
+    parts: list[str] = []
+    left = MAX_TRACEBACK
+    seen: set[int] = set()
+    each: BaseException | None = error
+    while each is not None and id(each) not in seen:
+        if left < 0:
+            parts.append("… (more exceptions)\n")
+            break
+        seen.add(id(each))
+        cause = _CAUSE.__get__(each)
+        part = f"{_frames_of(each)}{_type_name(type(each))}: {in_short(given_text(each))}\n{_notes(each)}"
+        parts.append(part)
+        # Equal frames, as of a recursion, take as long and are few lines.
+        left -= max(len(part), _LEAST_FRAME * min(_count_of(each), _MAX_FRAMES))
+        each = cause if cause is not None or each.__suppress_context__ else _CONTEXT.__get__(each)
+        if each is not None:
+            parts.append(_WORDS[cause is None])
+    return "".join(reversed(parts))
+
+
+def _frames_of(error: BaseException) -> str:
+    import traceback  # noqa: PLC0415
+
+    trace = _TRACE.__get__(error)
+    if trace is None:
+        return ""
+    count = _count_of(error)
+    omitted = f"  … ({count} frames)\n" if count > _MAX_FRAMES else ""
+    frames = "".join(traceback.format_tb(trace, limit=-_MAX_FRAMES))
+    return f"Traceback (most recent call last):\n{omitted}{frames}"
+
+
+def _count_of(error: BaseException) -> int:
+    trace, count = _TRACE.__get__(error), 0
+    while trace is not None:
+        trace, count = trace.tb_next, count + 1
+    return count
+
+
+def _notes(error: BaseException) -> str:
+    notes: Any = getattr(error, "__notes__", None)
+    if not issubclass(type(notes), list | tuple):
+        return ""
+    more = [f"… ({len(notes)} notes)"] if len(notes) > _MAX_NOTES else []
+    return "".join(f"{each}\n" for each in [*(in_short(given_text(note)) for note in notes[:_MAX_NOTES]), *more])

@@ -17,7 +17,6 @@ import msgspec
 
 from .containers import (
     MAX_BYTES,
-    MAX_INT_BITS,
     SCALARS,
     Found,
     free_name,
@@ -28,7 +27,20 @@ from .containers import (
     read_mapping,
     sequence_of,
 )
-from .values import LEAST_TEXT, FrozenDict, FrozenList, UnreadableError, ask, cut, mark_of, name_of, text, unreadable
+from .values import (
+    LEAST_TEXT,
+    MAX_INT_BITS,
+    MAX_MADE,
+    FrozenDict,
+    FrozenList,
+    UnreadableError,
+    ask,
+    name_of,
+    not_read,
+    shown,
+    text,
+    unreadable,
+)
 
 __all__ = ["MAX_DEPTH", "Walk", "frozen_mapping", "plain"]
 
@@ -50,7 +62,7 @@ def frozen_mapping(given: object) -> FrozenDict:
         with suppress(UnicodeEncodeError):
             _encode(frozen)
             return frozen
-    return Walk(text).root(given)
+    return Walk(lambda each, _: (text(each), False)).root(given)
 
 
 def plain(given: object) -> FrozenDict | None:
@@ -106,18 +118,18 @@ class Walk:
     One walk through the metadata of one event.
 
     Args:
-        storable: Makes any text and name storable: `text`, or `escaped`. None leaves them as they are.
-        max_text: The most characters of a text; longer ones are cut.
+        storable: Makes any text and name storable, with so many characters at most, and returns whether it was cut.
+            None leaves them as they are.
+        max_text: The most characters of a text.
         max_name: The most characters of a name in a mapping.
         room: The most bytes of JSON that the values take at the very least: with no character escaped, and with texts
             cut to `LEAST_TEXT`. A count stands in the place of the omitted values. So the time for a walk is bounded
-            too, whatever holds what how often.
-        mark: Returns the length and hash of a text that is cut.
+            too, whatever holds what how often; and so is that for values that are read, and then omitted.
         counts: The `counts` of an earlier walk, through whose result this one goes.
 
     Attributes:
         room: The bytes that are left of it.
-        longest: The characters of the longest text, if it has more than `LEAST_TEXT`; else 0.
+        more: The characters that the longer texts, as far as they are kept, have beyond `LEAST_TEXT`, in all.
         cut: The names of the root, as far as something was cut there.
         counts: How many values the containers had in which some were left out, by the id of the result.
     """
@@ -126,43 +138,44 @@ class Walk:
         "_cuts",
         "_known",
         "_long",
-        "_mark",
+        "_made",
         "_max_name",
         "_max_text",
         "_parents",
         "_storable",
+        "_unread",
         "counts",
         "cut",
-        "longest",
+        "more",
         "room",
     )
 
     def __init__(
         self,
-        storable: Callable[[str], str] | None = None,
+        storable: Callable[[str, int], tuple[str, bool]] | None = None,
         *,
         max_text: int = sys.maxsize,
         max_name: int = sys.maxsize,
         room: int = MAX_BYTES,
-        mark: Callable[[str], str] = mark_of,
         counts: Mapping[int, int] | None = None,
     ) -> None:
         self._storable = storable
         self._max_text = max_text
         self._max_name = max_name
-        self._mark = mark
+        self._unread = room
+        self._made = 0
         self._known = counts
         self._long: dict[int, tuple[object, str]] = {}
         self._cuts = 0
         self._parents: list[int] = []
         self.room: int = room
-        self.longest: int = 0
+        self.more: int = 0
         self.cut: list[str] = []
         self.counts: dict[int, int] = {}
 
     def root(self, given: object) -> FrozenDict:
         """Return *given*, a mapping, as JSON values; if it is none, or can't be read, it is the value of "metadata"."""
-        found = read_mapping(given, self._most)
+        found = read_mapping(given, self._most_pairs)
         self._parents.append(id(given))
         return self._frozen_dict(([("metadata", given)], 1) if found is None else found, given, self.cut)
 
@@ -171,10 +184,16 @@ class Walk:
     @property
     def _most(self) -> int:
         """The most values for which there is room, and one more."""
-        return max(0, self.room) // 2 + 1
+        return max(0, min(self.room // 2, self._unread)) + 1
+
+    @property
+    def _most_pairs(self) -> int:
+        """The same for pairs, each of which has five bytes at least."""
+        return max(0, min(self.room // 5, self._unread)) + 1
 
     def _frozen_dict(self, found: Found, given: object, cuts: list[str] | None = None) -> FrozenDict:
         pairs, size = found
+        self._unread -= len(pairs)
         is_whole = len(pairs) == size
         if self._known and id(given) in self._known:
             pairs, size, is_whole = list(pairs)[:-1], self._known[id(given)], False
@@ -185,13 +204,15 @@ class Walk:
                 is_whole = False
                 break
             before = self._cuts
-            name = key if type(key) is str else key_of(key)
+            name = key if type(key) is str else self._name_of(key)
             if self._storable is not None:
                 name = self._limited(name, self._max_name)
             if name in frozen:
                 name = free_name(name, frozen, taken)
             length = len(name)
-            self.room -= length + 3 if length < LEAST_TEXT else LEAST_TEXT + 3
+            self.room -= length + 3
+            if length > LEAST_TEXT:
+                self._may_be_cut(length, self._max_name)
             frozen[name] = self._value(value)
             if self._cuts != before and cuts is not None:
                 cuts.append(name)
@@ -207,6 +228,7 @@ class Walk:
 
     def _frozen_list(self, found: Found, given: object) -> FrozenList:
         values, size = found
+        self._unread -= len(values)
         is_whole = len(values) == size
         if self._known and id(given) in self._known:
             values, size, is_whole = list(values)[:-1], self._known[id(given)], False
@@ -265,9 +287,11 @@ class Walk:
         parents.append(id(value))
         try:
             if kind is dict or kind is FrozenDict:
-                return self._frozen_dict(items_of(value, self._most), value)
+                most = _MAX_PLAIN if len(value) <= _MAX_PLAIN else self._most_pairs
+                return self._frozen_dict(items_of(value, most), value)
             if kind is list or kind is FrozenList:
-                read = value[: self._most]
+                # Of the most common ones the room need not be looked at twice.
+                read = value[: _MAX_PLAIN if len(value) <= _MAX_PLAIN else self._most]
                 return self._frozen_list((read, max(len(read), len(value))), value)
             return self._container(value, kind)
         finally:
@@ -276,12 +300,15 @@ class Walk:
     def _container(self, value: Any, kind: type) -> Any:
         # Reading one of these runs no code of others, and asking costs more than reading.
         is_plain = kind is tuple or kind is set or kind is frozenset
-        shape, found = _read(value, kind, self._most) if is_plain else ask(_read, value, kind, self._most)
+        most, pairs = self._most, self._most_pairs
+        shape, found = _read(value, kind, most, pairs) if is_plain else ask(_read, value, kind, most, pairs)
         if shape is list:
             return self._frozen_list(found, value)
         if shape is dict:
             return self._frozen_dict(found, value)
-        return self._text(self._kept(value, found)) if shape is str else self._value(found)
+        if shape is str:
+            return self._made_text(value, ask(shown, value) if self._made <= MAX_MADE else None)
+        return self._value(found)
 
     def _leaf(self, value: Any, kind: type) -> Any:
         if issubclass(kind, float):
@@ -291,21 +318,40 @@ class Walk:
             # Python refuses to make decimal text of very long ones, and most readers of JSON can't take them.
             whole = int.__int__(value)
             bits = whole.bit_length()
-            # A digit has less than four.
-            self.room -= bits // 4
-            return whole if bits <= MAX_INT_BITS else self._text(hex(whole))
+            if bits <= MAX_INT_BITS:
+                # A digit has less than four.
+                self.room -= bits // 4
+                return whole
+            return self._made_text(value, hex(whole) if self._made <= MAX_MADE else None)
         if issubclass(kind, str):
             return self._text(str.__str__(value))
         # Only a class, or a time zone, of others has code of others.
         is_ours = id(kind) in _OURS and getattr(value, "tzinfo", None) is None
+        if self._made > MAX_MADE and not (is_ours and sys.getsizeof(value) <= LEAST_TEXT):
+            return self._made_text(value, None)
         found = _builtin(value) if is_ours else ask(_builtin, value)
-        return self._text(self._kept(value, found)) if type(found) is str else self._value(found)
+        return self._made_text(value, found) if type(found) is str else self._value(found)
 
-    def _kept(self, value: object, found: str) -> str:
-        """Return *found*, the text of *value*; a long one is made once, and not for each value that shares it."""
-        if len(found) > LEAST_TEXT:
+    # -- texts that are made here
+
+    def _made_text(self, value: object, found: str | None) -> str:
+        """Store *found*, the text of *value*; a long one is made once, and not for each value that shares it."""
+        if found is None:
+            self._cuts += 1
+            found = not_read(value)
+        elif len(found) > LEAST_TEXT:
+            self._made += len(found)
             self._long[id(value)] = value, found
-        return found
+        return self._text(found)
+
+    def _name_of(self, key: object) -> str:
+        if self._made > MAX_MADE:
+            self._cuts += 1
+            return not_read(key)
+        name = key_of(key)
+        if len(name) > LEAST_TEXT:
+            self._made += len(name)
+        return name
 
     # -- texts
 
@@ -313,29 +359,29 @@ class Walk:
         length = len(given)
         self.room -= length + 1
         if length > LEAST_TEXT:
-            self.room += length - LEAST_TEXT
-            self.longest = max(self.longest, length)
+            self._may_be_cut(length, self._max_text)
         return given if self._storable is None else self._limited(given, self._max_text)
 
+    def _may_be_cut(self, length: int, limit: int) -> None:
+        self.room += length - LEAST_TEXT
+        self.more += min(length, limit) - LEAST_TEXT
+
     def _limited(self, given: str, limit: int) -> str:
-        # A long one may be shared by many values: it is not looked through for each.
         if self._storable is not None and (len(given) > limit or "\\ud" in given or not given.isascii()):
-            given = self._storable(given)
-        if len(given) <= limit:
-            return given
-        self._cuts += 1
-        return cut(given, limit, mark=self._mark)
+            given, is_cut = self._storable(given, limit)
+            self._cuts += is_cut
+        return given
 
 
-def _read(value: Any, kind: type, most: int) -> tuple[type, Any]:
-    """Return what there is in *value*: `list` or `dict` with what was found, `str` with its text, or another value."""
+def _read(value: Any, kind: type, most: int, pairs: int) -> tuple[type, Any]:
+    """Return what is in *value*: `list` or `dict` with what was found, `Enum` with its value, or `str` for nothing."""
     if (sequence := sequence_of(value, kind, most)) is not None:
         return list, sequence
     if issubclass(kind, Enum):
         return Enum, value.value
-    if (mapping := mapping_of(value, kind, most) or members_of(value, kind, most)) is not None:
+    if (mapping := mapping_of(value, kind, pairs) or members_of(value, kind, pairs)) is not None:
         return dict, mapping
-    return str, str.__str__(repr(value))
+    return str, None
 
 
 def _builtin(value: object) -> object:

@@ -6,22 +6,23 @@ Nothing raises but a level, an outcome, a flag, a time or an id that is none, an
 A text that is too long is cut. Its length and hash stand in its place, and `truncated` names the member.
 """
 
-import functools
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final, Literal, TypeAlias, TypedDict
 
 import msgspec
 
-from .containers import as_dict, read_mapping
+from .containers import read_mapping
 from .errordetails import MAX_TRACEBACK, Described, ErrorDetails, described
 from .events import AuditEvent, Draft, in_utc
 from .formats import printable
 from .freezing import Walk, plain
+from .keywords import merged
 from .kinds import AuditLogLevel, AuditOutcome, member
 from .options import flag
 from .parties import Actor, Target, actor_parts, target_parts
-from .values import LEAST_TEXT, MAX_TAGS, FrozenDict, cut, escaped, given_tags, given_text, mark_of
+from .texts import cut, mark_of, storable
+from .values import LEAST_TEXT, MAX_TAGS, FrozenDict, given_tags, given_text
 
 __all__ = [
     "FIELDS",
@@ -31,9 +32,6 @@ __all__ = [
     "EventFields",
     "LevelName",
     "OutcomeName",
-    "keywords",
-    "merged",
-    "names_in",
     "recorded",
 ]
 
@@ -45,6 +43,8 @@ LEAST_RECORD: Final = 65_536
 _MAX_NAMES: Final = 16
 _LONGEST_NAME: Final = 128
 _LONGEST_ID: Final = 128
+# Characters of the texts of an event that are hashed; a further one that is cut has its length alone.
+_MAX_HASHED: Final = 1 << 25
 # For the place in the chain, and a note that the trail adds.
 _ROOM: Final = 1024
 
@@ -183,7 +183,7 @@ def recorded(given: dict[str, Any], fields: dict[str, Any], *, limits: tuple[int
     taken = _Taken(given, fields, limits)
     # No text is too long in a record so short, nor is that with its characters escaped, which takes six bytes for each.
     short = min(limits[0], limits[1], limits[2] // 8)
-    if taken.least <= short >= taken.longest:
+    if taken.least + taken.more <= short:
         try:
             event = taken.whole()
             record = _encode(event)[:-1]
@@ -209,14 +209,18 @@ class _Taken:
         self._values: dict[str, Any] = {}
         self._counts: dict[int, int] = {}
         self._cuts: list[str] = []
-        # The bytes that they take at least, with their texts cut; and the characters of a text, or of all tags.
-        self.least = self.longest = 0
+        # The bytes that they take at least, with their texts cut; and the characters of longer texts, of tags and of
+        # members beyond that, as far as they are kept.
+        self.least = 0
+        self.more = min(len(given["message"]), self._max_message)
+        self._marks: dict[int, tuple[str, str]] = {}
+        self._hashed = 0
         metadata: dict[str, Any] = {}
         for name, value in fields.items():
             # The most common kind first.
             if name in TEXT_FIELDS:
                 if value is not None:
-                    given[name] = value if type(value) is str else given_text(value)
+                    given[name] = value if type(value) is str and len(value) <= LEAST_TEXT else self._text(value)
             elif name not in FIELDS or (name == "metadata" and value is not None):
                 metadata[name] = value
             elif value is not None:
@@ -227,38 +231,50 @@ class _Taken:
             if (user := self._members["user_id"]) is not None:
                 actor.setdefault("id", user)
         if metadata:
-            given_so = metadata.get("metadata")
-            if type(given_so) is not dict or len(metadata) > 1:
-                given_so = merged(metadata) if "metadata" in metadata else metadata
+            given_so = metadata
+            if "metadata" in metadata:
+                given_so = merged(metadata, self._max_record // 5) if len(metadata) > 1 else metadata["metadata"]
             self._values["metadata"] = self._as_json("metadata", given_so)
+
+    def _text(self, value: object) -> str:
+        whole = given_text(value)
+        self.more += min(len(whole), self._max_text)
+        return whole
 
     def _take(self, name: str, value: Any, metadata: dict[str, Any]) -> None:
         if name in _CHECKS:
             self._members[name] = _CHECKS[name](name, value)
         elif name == "error":
             self._error = described(value)
+            self.more += sum(min(len(part), self._max_text) for part in self._error if len(part) > LEAST_TEXT)
         elif name == "regulatory_tags":
             self._tags = tuple(given_tags(value))
-            self.longest = sum(map(len, self._tags))
+            self.more += sum(min(len(tag), self._max_text) for tag in self._tags)
             if len(self._tags) > MAX_TAGS:
                 self._cuts.append(name)
         elif name == "changes":
-            given = value if read_mapping(value) is not None else {"changes": value}
+            given = value if read_mapping(value, 1) is not None else {"changes": value}
             self._values[name] = self._as_json(name, given)
         else:
-            self._parts[name], is_whole = (actor_parts if name == "actor" else target_parts)(value)
+            parts, is_whole = (actor_parts if name == "actor" else target_parts)(value)
+            self._parts[name] = parts
+            self.more += sum(map(len, parts.values()))
             if not is_whole:
                 metadata[name] = value
 
     def _as_json(self, name: str, given: Any) -> FrozenDict:
         frozen = plain(given)
         if frozen is None:
-            walk = Walk(room=self._max_record)
+            walk = Walk(
+                max_text=min(self._max_message, self._max_record),
+                max_name=min(self._max_text, self._max_record),
+                room=self._max_record,
+            )
             frozen = walk.root(given)
             self.least += self._max_record - walk.room
-            self.longest = max(self.longest, walk.longest)
+            self.more += walk.more
             self._counts |= walk.counts
-            self._cuts += [f"{name}.{each}" for each in walk.cut]
+            self._cuts += [f"{name}.{storable(each, self._max_text, mark=self._mark)[0]}" for each in walk.cut]
         return frozen
 
     def whole(self) -> Draft:
@@ -272,21 +288,22 @@ class _Taken:
 
     def fitting(self) -> Draft:
         """Return the event with as much of the texts, and of the values, as the record has room for."""
-        longest = max(self._max_message, self._max_text)
+        longest = min(max(self._max_message, self._max_text), self._max_record)
         # Several events are made until one fits.
-        self._escaped = functools.cache(escaped)
-        self._mark_of = functools.cache(mark_of)
         room = self._max_record
         if self.least >= room:
             # The message and escapes need some too.
             room //= 2
-        elif self._fits(event := self._cut(longest, room)):
+        elif self.least + self.more <= room and self._fits(event := self._cut(longest, room)):
             return event
         # First as many values as fit with the shortest texts; then as much of the texts as fit with these values.
         while not self._fits(event := self._cut(LEAST_TEXT, room)) and room > 1:
             room //= 2
-        sizes = [size for each in range(32) if (size := longest >> each) > LEAST_TEXT] if self._has_cut else []
-        while sizes:
+        # No event is made that is certainly too long. Where a text is whole, its mark and its name are not there.
+        left = self._max_record + 2 * _ROOM - len(_encode(event))
+        sizes = [size for each in range(32) if (size := longest >> each) > LEAST_TEXT]
+        sizes = [size for size in sizes if sum(min(size, each) - LEAST_TEXT - 2 for each in self._shortened) <= left]
+        while sizes and self._shortened:
             middle = len(sizes) // 2
             if self._fits(longer := self._cut(sizes[middle], room)):
                 event, sizes = longer, sizes[:middle]
@@ -295,22 +312,32 @@ class _Taken:
         return event
 
     def _mark(self, whole: str) -> str:
-        self._has_cut = True
-        return self._mark_of(whole)
+        # By the id, since Python's own hash of a very long text takes as long as all else.
+        if id(whole) not in self._marks:
+            mark = mark_of(whole) if self._hashed <= _MAX_HASHED else f"({len(whole)} characters)"
+            self._hashed += len(whole)
+            self._marks[id(whole)] = whole, mark
+        return self._marks[id(whole)][1]
 
     def _fits(self, event: AuditEvent) -> bool:
         room, record = self._max_record - _ROOM, _encode(event)
         # Escapes make the record longer, and take time.
         return len(record) <= room and len(printable(record)) <= room
 
+    def _stored(self, given: str, limit: int, *, keep_end: bool = False) -> tuple[str, bool]:
+        found = storable(given, limit, keep_end=keep_end, mark=self._mark)
+        if found[1]:
+            self._shortened.append(min(len(given), self._max_text, self._max_message))
+        return found
+
     def _cut(self, longest: int, room: int) -> Draft:
         cuts = list(self._cuts)
-        self._has_cut = False
+        # How many characters each text that is cut here may have at least.
+        self._shortened: list[int] = []
 
         def limited(name: str, whole: str, limit: int, *, keep_end: bool = False) -> str:
-            stored = self._escaped(whole)
-            kept = cut(stored, min(limit, longest), keep_end=keep_end, mark=self._mark)
-            if kept is not stored:
+            kept, is_cut = self._stored(whole, min(limit, longest), keep_end=keep_end)
+            if is_cut:
                 cuts.append(name)
             return kept
 
@@ -339,11 +366,10 @@ class _Taken:
             cuts.append("regulatory_tags")
         for name, given in self._values.items():
             walk = Walk(
-                self._escaped,
-                max_text=min(longest, self._max_message),
-                max_name=min(longest, self._max_text),
+                self._stored,
+                max_text=min(self._max_message, longest),
+                max_name=min(self._max_text, longest),
                 room=room,
-                mark=self._mark,
                 counts=self._counts,
             )
             members[name] = walk.root(given)
@@ -365,36 +391,3 @@ def _names(cuts: list[str]) -> tuple[str, ...]:
     names = list(dict.fromkeys(cuts))
     more = [f"… ({len(names)} names)"] if len(names) > _MAX_NAMES else []
     return (*(cut(name, _LONGEST_NAME) for name in names[:_MAX_NAMES]), *more)
-
-
-def merged(given: dict[str, Any]) -> dict[str, Any]:
-    """Merge the keyword *metadata* into the other keywords, without losing a value."""
-    mapping = as_dict(given.get("metadata"))
-    if mapping is None:
-        return given
-    others = {key: value for key, value in given.items() if key != "metadata"}
-    taken = {key: value for key, value in mapping.items() if key in others}
-    if taken and "metadata" in mapping:
-        taken["metadata"] = mapping["metadata"]
-    return {**mapping, **others, **({"metadata": taken} if taken else {})}
-
-
-def names_in(changes: object) -> list[str]:
-    """Return the names of the fields in *changes*, for a message: the first of them, and a "…" for more."""
-    names = list(as_dict(changes) or {})
-    more = ["…"] if len(names) > _MAX_NAMES else []
-    return [cut(escaped(name), _LONGEST_NAME) for name in names[:_MAX_NAMES]] + more
-
-
-def keywords(given: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
-    """
-    Return the keywords for `log_event`: *fields* that are not None, or the values *given* in their place.
-
-    A keyword that clashes with a positional argument of that method is put into the metadata.
-    """
-    found = {**{name: value for name, value in fields.items() if value is not None}, **given}
-    if "event_type" in found or "message" in found:
-        clashing = {key: found.pop(key) for key in ("event_type", "message") if key in found}
-        nested = {"metadata": found["metadata"]} if "metadata" in found else {}
-        found["metadata"] = merged(clashing | nested)
-    return found

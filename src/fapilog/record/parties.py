@@ -7,14 +7,16 @@ from typing import Final, Self, TypeVar, cast
 
 from msgspec.structs import asdict, astuple, force_setattr
 
-from .containers import as_dict
+from .containers import named, read_mapping
 from .privacy import Discreet
 from .values import given_text, text
 
 __all__ = ["Actor", "Target", "actor_parts", "storable", "target_parts"]
 
 # The type in "patient/42"; the path of a file and the address of a page have none.
-_TYPE_AND_ID: Final = r"([A-Za-z][\w.-]*)/(?=.)"
+_TYPE_AND_ID: Final = r"([A-Za-z][\w.-]*+)/(?=.)"
+# Far more members than a mapping has in which somebody looks for an actor or a target.
+_MAX_MEMBERS: Final = 1000
 
 
 class Actor(Discreet, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -112,8 +114,10 @@ def _parts(kind: type[Actor | Target], given: object) -> tuple[dict[str, str], b
         parts = {name: value for name in names if (value := getattr(given, name)) is not None}
         # A subclass may have more.
         return parts, type(given) is kind
-    mapping = as_dict(given)
-    if mapping is None:
+    found = read_mapping(given, _MAX_MEMBERS)
+    if found is None:
         return None
+    pairs, size = found
+    mapping = named(pairs)
     parts = {name: given_text(mapping[name]) for name in names if mapping.get(name) is not None}
-    return parts, mapping.keys() <= set(names)
+    return parts, len(pairs) == size and mapping.keys() <= set(names)

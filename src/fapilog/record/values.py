@@ -7,30 +7,30 @@ A value that can't be read has its type and the type of its error in its place.
 from __future__ import annotations
 
 import itertools
-import re
+import sys
 from collections.abc import Callable
-from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 from .limit import within_limit
 
 __all__ = [
     "LEAST_TEXT",
+    "MAX_INT_BITS",
+    "MAX_MADE",
     "MAX_TAGS",
     "NO_METADATA",
     "FrozenDict",
     "FrozenList",
     "UnreadableError",
+    "args_length",
     "ask",
-    "cut",
-    "escaped",
     "given_tags",
     "given_text",
     "kind_of",
-    "mark_of",
     "name_of",
+    "not_read",
     "one_of",
-    "original",
+    "shown",
     "tags",
     "text",
     "unreadable",
@@ -44,6 +44,10 @@ _MAX_NAME: Final = 100
 LEAST_TEXT: Final = 256
 # More tags than any event has; an endless iterator must end.
 MAX_TAGS: Final = 1000
+# Characters of the texts that are made of the values of one event, each of which may be long; then no more are made.
+MAX_MADE: Final = 1 << 24
+# As many as fit into a double, as which other programs read the numbers of JSON.
+MAX_INT_BITS: Final = 1024
 
 
 def _refuse(*_: object, **__: object) -> NoReturn:
@@ -103,6 +107,11 @@ def unreadable(value: object, error: BaseException) -> str:
     return f"<{name_of(type(value))}, unreadable: {name_of(type(error))}>"
 
 
+def not_read(value: object) -> str:
+    """Return the text for a *value* that is not asked, since values before it made very long texts."""
+    return f"<{name_of(type(value))}, not read>"
+
+
 def text(value: object) -> str:
     """
     Return *value* as text that UTF-8 can carry, whatever its `str` does.
@@ -124,30 +133,143 @@ def given_text(value: Any) -> str:
     if kind is int and 0 <= value < 1 << 63:
         return str(value)
     try:
-        return str.__str__(ask(_of_container if _is_container(kind) else str, value))
+        return ask(_text_of, value)
     except UnreadableError as error:
         return str(error)
 
 
-# Far more values than any text that is kept shows.
-_MAX_SHOWN: Final = 200_000
+def _text_of(value: Any) -> str:
+    kind = type(value)
+    if _is_container(kind):
+        return shown(value)
+    if kind is int:
+        return _digits(value)
+    # The text of most exceptions is that of their arguments, which may be any containers.
+    if issubclass(kind, BaseException):
+        args, method = _ARGS.__get__(value), _method(kind, "__str__")
+        if method is BaseException.__str__ and args:
+            return _text_of(args[0]) if len(args) == 1 else shown(args)
+        if method is KeyError.__str__ and len(args) == 1:
+            return shown(args[0])
+    return str.__str__(str(value))
+
+
+def _digits(number: int) -> str:
+    # Python takes very long for the digits of a long one, or refuses.
+    return str(number) if number.bit_length() <= _MAX_DIGITS_BITS else hex(number)
+
+
+def shown(value: object) -> str:
+    """
+    Return what `repr` makes of *value*, or a name in its place if it is a container with more than `_MAX_SHOWN` in it.
+
+    Where containers share others, and those again, no memory might hold the text that the interpreter makes.
+    """
+    try:
+        return _Shown().text_of(value)
+    except _TooLargeError:
+        return f"<{name_of(type(value))}{_TOO_LARGE}"
+
+
+_TOO_LARGE: Final = ", too large>"
+
+
+def args_length(value: Any) -> int:
+    """Return the characters of the text of *value*, an exception or its notes, as far as Python makes it of values."""
+    kind, args = type(value), value
+    if issubclass(kind, BaseException):
+        # The text of a group has its message alone.
+        args = _ARGS.__get__(value)[: 1 if issubclass(kind, BaseExceptionGroup) else None]
+    if type(args) is str:
+        return len(args)
+    if not _is_container(type(args)):
+        return 0
+    parts = list(itertools.islice(args, _MAX_PARTS + 1))
+    try:
+        length = sum(map(_length, parts))
+    except _TooLargeError:
+        return sys.maxsize
+    return length if len(parts) <= _MAX_PARTS else sys.maxsize
+
+
+_MAX_PARTS: Final = 1000
+
+
+def _length(value: Any) -> int:
+    kind = type(value)
+    if kind is str or kind is bytes:
+        return len(value)
+    if kind is int:
+        return int.bit_length(value) // 3
+    # An object of others is not asked once more.
+    is_ours = _is_container(kind) or issubclass(kind, BaseException)
+    return len(_Shown().text_of(value)) if is_ours else 0
+
+
+class _TooLargeError(Exception):
+    pass
+
+
+# Characters of a container's text; as many as a message has by default.
+_MAX_SHOWN: Final = 1 << 16
+# Of the numbers that Python shows in decimal digits: https://docs.python.org/3/library/stdtypes.html#int-max-str-digits
+_MAX_DIGITS_BITS: Final = 14_000
+# As Python reads them: a subclass may have a property of this name.
+_ARGS: Final = vars(BaseException)["args"]
+# Past a metaclass that answers by itself.
+_method: Final[Callable[[type, str], object]] = type.__getattribute__
 
 
 def _is_container(kind: type) -> bool:
     return kind is list or kind is dict or kind is tuple or kind is set or kind is frozenset
 
 
-def _of_container(value: Any) -> str:
-    """Return the text of a container; where containers share others, and those again, no memory might hold it."""
-    left, waiting = _MAX_SHOWN, [value]
-    while waiting:
-        container = waiting.pop()
-        inner = [*container, *container.values()] if type(container) is dict else container
-        left -= len(inner)
-        if left < 0:
-            return f"<{name_of(type(value))}, too large>"
-        waiting += [each for each in inner if _is_container(type(each))]
-    return str(value)
+class _Shown:
+    """The text of a container, or of an exception with one in its arguments; every value in it is asked once."""
+
+    def __init__(self) -> None:
+        self._left = _MAX_SHOWN
+        self._around: list[int] = []
+
+    def text_of(self, value: Any) -> str:
+        kind = type(value)
+        if _is_container(kind):
+            return self._container(value, kind)
+        if issubclass(kind, BaseException) and _method(kind, "__repr__") is BaseException.__repr__:
+            args = self._container(_ARGS.__get__(value), tuple)
+            return f"{name_of(kind).rpartition('.')[2]}{args[:-2] + ')' if args.endswith(',)') else args}"
+        if self._around and (kind is str or kind is bytes):
+            self._take(len(value))
+        text = _digits(value) if kind is int else str.__str__(repr(value))
+        if self._around:
+            self._take(len(text))
+        return text
+
+    def _take(self, characters: int) -> None:
+        self._left -= characters
+        if self._left < 0:
+            raise _TooLargeError
+
+    def _container(self, value: Any, kind: type) -> str:
+        first, last = _BRACKETS[kind]
+        if id(value) in self._around:
+            return f"{first}...{last}"
+        self._around.append(id(value))
+        # A comma and a space at least for each.
+        most = self._left // 2 + 1
+        if kind is dict:
+            pairs = list(itertools.islice(value.items(), most))
+            found = [f"{self.text_of(key)}: {self.text_of(each)}" for key, each in pairs]
+        else:
+            found = [self.text_of(each) for each in list(itertools.islice(value, most))]
+        self._around.pop()
+        self._take(len(found) * 2 + 2)
+        if not found and (kind is set or kind is frozenset):
+            return f"{kind.__name__}()"
+        return f"{first}{', '.join(found)}{',' if kind is tuple and len(found) == 1 else ''}{last}"
+
+
+_BRACKETS: Final[dict[type, Any]] = {list: "[]", dict: "{}", tuple: "()", set: "{}", frozenset: ("frozenset({", "})")}
 
 
 def name_of(kind: type) -> str:
@@ -179,64 +301,6 @@ def one_of(kind: type) -> str:
     return f"{'an' if name[:1] in set('AEIOaeiou') else 'a'} {name}"
 
 
-def escaped(given: str) -> str:
-    r"""
-    Return *given* with lone surrogates as escapes, from which `original` makes *given* again.
-
-    A lone surrogate, as `os.fsdecode` makes of a byte that is no UTF-8, becomes `\udcff`. Backslashes in front of it
-    are doubled, and so are backslashes in front of the characters `udcff`: no two texts become one. All else stays.
-    """
-    if "\\" in given:
-        # With a call for each, a text full of them would take seconds.
-        parts = _doubled().split(given)
-        parts[1::2] = [slashes * 2 for slashes in parts[1::2]]
-        given = "".join(parts)
-    return given.encode("utf-8", "backslashreplace").decode()
-
-
-@cache
-def _doubled() -> re.Pattern[str]:
-    # All backslashes in front of a lone surrogate, or of the characters that its escape has. Possessive, and only from
-    # the first of them, so that every backslash is looked at once.
-    return re.compile(r"(?<!\\)(\\++)(?=ud[89a-f][0-9a-f]{2}|[\ud800-\udfff])")
-
-
-def original(stored: str) -> str:
-    """Return the text that was given to the trail, lone surrogates included, from the one that it *stored*."""
-    return re.sub(r"(\\++)(?:u(d[89a-f][0-9a-f]{2}))?", _original, stored)
-
-
-def _original(found: re.Match[str]) -> str:
-    slashes, digits = found.groups()
-    if digits is None:
-        return slashes
-    return slashes[: len(slashes) // 2] + (chr(int(digits, 16)) if len(slashes) % 2 else f"u{digits}")
-
-
-def mark_of(given: str) -> str:
-    """Return the length and hash of *given*, a text that is cut."""
-    from hashlib import sha256  # noqa: PLC0415  as in `chain`
-
-    return f"({len(given)} characters, sha256 {sha256(given.encode('utf-8', 'surrogatepass')).hexdigest()})"
-
-
-def cut(given: str, limit: int, *, keep_end: bool = False, mark: Callable[[str], str] = mark_of) -> str:
-    """
-    Return *given*, or as much of it as has *limit* characters together with its length and hash.
-
-    Args:
-        given: A text without lone surrogates.
-        limit: The most characters to return; at least 128.
-        keep_end: Whether the end is kept, and not the beginning.
-        mark: Returns the length and hash: `mark_of`, or a cache of it.
-    """
-    if len(given) <= limit:
-        return given
-    words = mark(given)
-    kept = limit - len(words) - 2
-    return f"{words} …{given[-kept:]}" if keep_end else f"{given[:kept]}… {words}"
-
-
 def tags(given: object) -> tuple[str, ...]:
     """Return *given*, an iterable of texts, as a tuple of texts; anything else, a text too, is a single tag."""
     return tuple(map(text, given_tags(given)))
@@ -248,8 +312,18 @@ def given_tags(given: object) -> list[str]:
         found = ask(_first_tags, given)
     except UnreadableError as error:
         return [str(error)]
-    more = [f"… (more than {MAX_TAGS} tags)"] if len(found) > MAX_TAGS else []
-    return [*map(given_text, found[:MAX_TAGS]), *more]
+    texts: list[str] = []
+    made = 0
+    for tag in found[:MAX_TAGS]:
+        is_text = issubclass(type(tag), str)
+        if made > MAX_MADE and not is_text:
+            texts.append(not_read(tag))
+            continue
+        texts.append(given_text(tag))
+        if not is_text:
+            # As much is looked at before a container is too large.
+            made += _MAX_SHOWN if texts[-1].endswith(_TOO_LARGE) else len(texts[-1])
+    return [*texts, f"… (more than {MAX_TAGS} tags)"] if len(found) > MAX_TAGS else texts
 
 
 def _first_tags(given: Any) -> list[object]:

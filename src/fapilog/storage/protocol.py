@@ -18,7 +18,8 @@ from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome, member
 from ..record.options import did_you_mean, require, require_mapping, several
 from ..record.parties import Actor, Target, target_parts
 from ..record.privacy import Discreet
-from ..record.values import escaped, given_text, kind_of, text
+from ..record.texts import escaped
+from ..record.values import given_text, kind_of, text
 from ..tasks.strangers import contained
 
 __all__ = [
@@ -196,7 +197,7 @@ _NO_TEXT: Final = (dict, list, tuple, set, frozenset, Actor)
 def _values(name: str, value: Any) -> dict[str, Any]:
     require_mapping(name, value, expected="a mapping of names to values")
     # As they are stored: who has recorded a UUID asks for that UUID.
-    return Walk(escaped).root(value)
+    return Walk(lambda each, _: (escaped(each), False)).root(value)
 
 
 _CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {

@@ -96,7 +96,7 @@ class AnyOutbox(Uncopied):
             await self._life.enter()
         elif not self._store.reports_to(told):
             raise ValueError(f"outbox {self.name}: expected one that is not entered; an Outbox belongs to one trail")
-        # More than once where it stands in two places of a trail's wrappers: in a `FanOut`, and in the `Route` around it.
+        # Twice where it stands in two places of a trail's wrappers: in a `FanOut`, and in the `Route` around that.
         self._times_entered += 1
         return self
 

@@ -11,7 +11,7 @@ from ...record.errors import AuditStorageError, StoringInterruptedError
 from ...record.events import AuditEvent
 from ...record.options import require
 from ...record.privacy import without_frames
-from ...record.values import escaped
+from ...record.texts import escaped
 from ...tasks.fork import call_in_child
 from ...tasks.groupcommit import GroupCommit
 from ...tasks.threads import in_thread

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from ...record import chain
 from ...record.chain import EMPTY, ChainHead, Seal
-from ...record.values import escaped
+from ...record.texts import escaped
 from .._copied import elsewhere
 from .._rows.table import events_of
 from ..protocol import KeptAlert, is_head

@@ -23,7 +23,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from ...record.errors import AuditStorageError
 from ...record.options import is_async
 from ...record.privacy import ADDRESS, Uncopied
-from ...record.values import escaped, kind_of
+from ...record.texts import escaped
+from ...record.values import kind_of
 from ...tasks.strangers import tamed
 from ...tasks.threads import Turn
 
