@@ -1,5 +1,6 @@
 """`fapilog show`, `fapilog tail` and `fapilog count`: the questions of somebody with a shell."""
 
+import errno
 import json
 import os
 import re
@@ -313,6 +314,20 @@ def test_recovering_from_a_gap(run: Run, directory: Path) -> None:
     file.write_bytes(b"".join([first, *rest]))
     _, out, _ = run("recover", directory, "--reason", "a record is gone")
     assert re.fullmatch(r"record 4 seals the gap behind record 1, from byte \d+ of \S+ on; services can go on\n", out)
+
+
+def test_recovering_without_the_right_to(run: Run, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a file may not be opened, it is named, with its owner, its mode and the user of the command."""
+    damage(directory)
+    [file] = directory.glob("audit_*.jsonl")
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(file))
+
+    monkeypatch.setattr("fapilog.cli.commands.seal_damage", denied)
+    code, _, err = run("recover", directory, "--reason", "a bad disk")
+    users = f"this process is user {os.geteuid()}, and {file} is user {file.stat().st_uid}'s, mode 0600"
+    assert (code, err) == (2, f"fapilog: cannot recover {directory}: Permission denied; {users}\n")
 
 
 def test_recovering_from_a_damaged_compressed_day(run: Run, tmp_path: Path) -> None:

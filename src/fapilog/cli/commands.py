@@ -16,6 +16,7 @@ from rich.progress import SpinnerColumn, TextColumn
 from .. import AuditChainVerificationResult, AuditStorageError, ChainHead, ChainStatus
 from ..config import ConfigError, dispatcher_from_env
 from ..record.chain import ChainError
+from ..storage._files.directory import cannot
 from ..storage._files.recovering import recover as seal_damage
 from ..storage._files.times import Times
 from ..storage.archive import Archive
@@ -200,7 +201,7 @@ def recover(
     try:
         sealed = seal_damage(directory.absolute(), reason[:_LONGEST_REASON], user_id=operator())
     except OSError as error:
-        raise failed(f"cannot recover {directory}: {error.strerror}") from None
+        raise failed(cannot("recover", directory, error)) from None
     except ChainError as broken:
         # Damage of a compressed day, or of the anchor: no bytes of records that could be sealed.
         words = "put that file back from a copy; or move it elsewhere, and recover again"
