@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fapilog import AuditEventType, _keywords
+from fapilog.context import audit_context, completed
 from fapilog.integrations import _logrecords
 from fapilog.integrations.logging import _message as message_of
 from fapilog.record import intake, texts
@@ -354,3 +355,20 @@ def test_no_actor_is_encoded_that_is_cut(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(intake, "_encode", measured)
     assert made(actor={"id": "a" * MEGABYTE, "type": "user"}).truncated == ("user_id", "actor.id")
     assert longest < MAX_RECORD
+
+
+@pytest.mark.parametrize("name", ["log_level", "outcome"])
+def test_an_error_about_a_value_shows_as_much_as_it_has_room_for(name: str) -> None:
+    """The error about a level that is none shows a container as far as its text has an end."""
+    with pytest.raises(ValueError, match="got <list, too large>"):
+        made(**{name: [Long() for _ in range(3_000)]})
+    assert Long.asked == 1
+
+
+def test_metadata_of_a_context_are_merged_as_far_as_a_record_holds_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Metadata with more values than a record are not read as a whole, to be completed from the context."""
+    monkeypatch.setattr(Numbers, "read", 0)
+    with audit_context(tenant="a"):
+        found = completed({"metadata": Numbers(500_000)}, strict=False)
+    assert found["metadata"].keys() == {"metadata", "tenant"}
+    assert Numbers.read < MAX_RECORD // 4

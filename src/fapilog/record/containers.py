@@ -44,8 +44,8 @@ SCALARS: Final = (datetime, date, time, timedelta, UUID, Decimal, bytes, bytearr
 Found: TypeAlias = tuple[Collection[Any], int]
 """The values read from a container, and how many it has; negative if it has more than so many."""
 
-# More pairs than the longest record holds: each takes five bytes at least.
-MAX_PAIRS: Final = MAX_BYTES // 5
+# As many pairs as a record holds by default: each takes five bytes at least.
+MAX_PAIRS: Final = 262_144 // 5
 # To read a container that another thread changes.
 _ATTEMPTS: Final = 20
 # How multi-dicts give all values of a name: Django, Werkzeug and Starlette; multidict (aiohttp); email and wsgiref.

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any, Final, Self, TypeVar, cast
 
 from .options import did_you_mean
-from .values import UnreadableError, ask, given_text, text
+from .values import UnreadableError, ask, given_text, shown, text
 
 __all__ = [
     "FLOORS",
@@ -198,6 +198,6 @@ RULE_MET: Final = unlisted(AuditEventType, "rule.threshold")
 
 def _shown(value: object) -> str:
     try:
-        return text(ask(repr, value))[:_LONGEST_SHOWN]
+        return text(ask(shown, value))[:_LONGEST_SHOWN]
     except UnreadableError as error:
         return str(error)
