@@ -457,6 +457,28 @@ def test_a_script_with_an_outbox_keeps_what_it_could_not_deliver(tmp_path: Path)
     assert delivered(tmp_path) == ["first"]
 
 
+FIRST_ALERT = """
+import sys
+from fapilog import AuditTrail
+from fapilog.delivery.outbox import Outbox
+from fapilog.testing import RecordingDispatcher
+
+trail = AuditTrail(storage_path=sys.argv[1], alert_dispatcher=Outbox(RecordingDispatcher(), sys.argv[1] + "/alerts.db"))
+before = set(sys.modules)
+trail.sync.log_security_event("security_violation", "m")
+trail.sync.drain()
+print(*(name for name in sys.modules if name.startswith("fapilog.") and name not in before))
+"""
+
+
+@pytest.mark.slow
+def test_the_first_alert_imports_nothing_that_a_fork_does_not_wait_for(tmp_path: Path) -> None:
+    """A module that another thread has half imported stays so in a forked child, which may wait for it for ever."""
+    command = [sys.executable, "-c", FIRST_ALERT, str(tmp_path)]
+    imported = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split()
+    assert imported == ["fapilog.tasks._ownloop"]
+
+
 @pytest.mark.slow
 def test_a_script_with_a_dispatcher_that_hangs_ends(tmp_path: Path) -> None:
     """The exit does not wait for the dispatcher, and the alert is reported in the log."""

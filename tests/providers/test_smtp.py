@@ -946,7 +946,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"host": None}, "host: expected the name of a mail server; got None"),
     ({"tls": ["starttls"]}, "tls: expected one of"),
     ({"tls_context": True}, "tls_context: expected an ssl.SSLContext; got a bool of builtins"),
-    ({"tls": "none", "tls_context": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)}, "tls_context: expected starttls or implicit as tls"),
+    (
+        {"tls": "none", "tls_context": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)},
+        "tls_context: expected starttls or implicit as tls",
+    ),
     ({"host": "mail example"}, "host: expected"),
     ({"port": 0}, "port: expected"),
     ({"port": 65_536}, "port: expected"),

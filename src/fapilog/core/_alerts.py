@@ -8,7 +8,7 @@ import math
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import anyio
 
@@ -42,6 +42,7 @@ _log: Final = Log("fapilog")
 _AFTERMATH: Final = 60.0
 # Seconds beyond the time to enter the dispatcher, or to stop, that another event loop has to start or stop the alerts.
 _PATIENCE: Final = 20.0
+_Announce: TypeAlias = Callable[[AuditEvent], Awaitable[None]]
 
 
 class Alerts:
@@ -138,6 +139,9 @@ class Alerts:
         self._life: Life | None = None
         self.was_stopped: bool = False
         self.catch_up: CatchUp | None = None
+        if is_resuming(dispatcher):
+            # Not in the thread that starts the alerts: a child that is forked meanwhile would have half of it.
+            from . import _catchup  # noqa: F401, PLC0415  # pyright: ignore[reportUnusedImport]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -151,7 +155,7 @@ class Alerts:
         life = self._life
         return life is not None and not life.is_over
 
-    async def start(self, trail: object, announce: Callable[[AuditEvent], Awaitable[None]]) -> None:
+    async def start(self, trail: object, announce: _Announce) -> None:
         """
         Start, in a task of its own in this loop; if another call has begun that, in any loop, wait for its end.
 
@@ -273,7 +277,7 @@ class Alerts:
         self.health.forget()
 
     @asynccontextmanager
-    async def _started(self, trail: object, announce: Callable[[AuditEvent], Awaitable[None]]) -> AsyncGenerator[None]:
+    async def _started(self, trail: object, announce: _Announce) -> AsyncGenerator[None]:
         """
         Be started, in the task of a `Life`.
 
@@ -288,9 +292,7 @@ class Alerts:
             yield
 
     @asynccontextmanager
-    async def _sending(
-        self, trail: object, life: Life, announce: Callable[[AuditEvent], Awaitable[None]]
-    ) -> AsyncGenerator[None]:
+    async def _sending(self, trail: object, life: Life, announce: _Announce) -> AsyncGenerator[None]:
         began = None
         try:
             await self.watch.warn_if_in_trouble()
@@ -356,9 +358,7 @@ class Alerts:
                     _log.error("leaving %s raised %s", type(self.dispatcher).__qualname__, type(error).__qualname__)
 
     @asynccontextmanager
-    async def _catching_up(
-        self, trail: object, announce: Callable[[AuditEvent], Awaitable[None]]
-    ) -> AsyncGenerator[None]:
+    async def _catching_up(self, trail: object, announce: _Announce) -> AsyncGenerator[None]:
         if not is_resuming(self.dispatcher):
             yield
             return
@@ -380,7 +380,7 @@ class Alerts:
             finally:
                 self.catch_up = None
 
-    async def _announce_again(self, announce: Callable[[AuditEvent], Awaitable[None]], event: AuditEvent) -> None:
+    async def _announce_again(self, announce: _Announce, event: AuditEvent) -> None:
         try:
             with anyio.fail_after(self._timeout), contained():
                 await announce(event)
