@@ -293,7 +293,7 @@ def tls(authority: Any, name: str = "127.0.0.1", **options: Any) -> ssl.SSLConte
 
 def trusting(authority: Any) -> Any:
     """Return a client that trusts *authority*."""
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.configure_trust(context)
     return httpx2.AsyncClient(verify=context)
 
@@ -335,7 +335,7 @@ async def test_no_version_of_tls_in_common() -> None:
     authority = trustme.CA()
     context = tls(authority)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    old = ssl.create_default_context()
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     old.maximum_version = ssl.TLSVersion.TLSv1_2
     with Origin(context) as origin:
         async with httpx2.AsyncClient(verify=old) as client:
@@ -538,7 +538,7 @@ async def test_another_loop_has_connections_of_its_own(origin: Origin, other: st
 async def test_a_client_of_ones_own_brings_its_certificates() -> None:
     """A client that is passed in sends the request, and is not closed."""
     authority = trustme.CA()
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.configure_trust(context)
     with Origin(tls(authority)) as origin:
         async with httpx2.AsyncClient(verify=context, follow_redirects=True, timeout=0.001) as client:

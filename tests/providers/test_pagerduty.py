@@ -54,7 +54,7 @@ def pagerduty_tls() -> Iterator[tuple[Origin, ssl.SSLContext]]:
     """Run it over TLS, which is all that PagerDuty's own client speaks, with the context of a client."""
     trustme = pytest.importorskip("trustme")
     authority = trustme.CA()
-    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.issue_cert("127.0.0.1").configure_cert(server)
     authority.configure_trust(client)
     with Origin(tls=server) as origin:

@@ -143,7 +143,7 @@ class Certificates:
         authority = trustme.CA()
         self.server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert("localhost", "127.0.0.1").configure_cert(self.server)
-        self.client = ssl.create_default_context()
+        self.client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         authority.configure_trust(self.client)
 
 
@@ -763,7 +763,7 @@ async def test_a_server_that_takes_no_token(certificates: Certificates) -> None:
 def other_certificate(kind: str) -> Iterator[tuple[int, ssl.SSLContext]]:
     """Run a server whose certificate is not right, and return its port and a context that trusts the issuer."""
     authority = trustme.CA()
-    context, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    context, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     name = "127.0.0.1" if kind == "expired" else "mail.example.com"
     expiry = datetime.now(UTC) - timedelta(days=1) if kind == "expired" else None
     authority.issue_cert(name, not_after=expiry).configure_cert(context)
@@ -946,7 +946,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"host": None}, "host: expected the name of a mail server; got None"),
     ({"tls": ["starttls"]}, "tls: expected one of"),
     ({"tls_context": True}, "tls_context: expected an ssl.SSLContext; got a bool of builtins"),
-    ({"tls": "none", "tls_context": ssl.create_default_context()}, "tls_context: expected starttls or implicit as tls"),
+    (
+        {"tls": "none", "tls_context": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)},
+        "tls_context: expected starttls or implicit as tls",
+    ),
     ({"host": "mail example"}, "host: expected"),
     ({"port": 0}, "port: expected"),
     ({"port": 65_536}, "port: expected"),
