@@ -23,7 +23,7 @@ The messages are made here, hold no secret and nothing of the event but its plac
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final
 
@@ -190,7 +190,7 @@ class AlertStoppedError(DeliveryError):
 
 
 @contextmanager
-def loading() -> Iterator[None]:
+def loading() -> Generator[None]:
     """
     Be around the import of a module that few processes need, in a call that raises no `OSError`.
 
