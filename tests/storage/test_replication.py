@@ -220,6 +220,7 @@ async def test_waiting_for_too_long_is_an_incident(trail: FileStorage, target: T
             assert message.endswith(" s to be in the target: the target is away")
             target.is_away = False
             await until(lambda: replication.state == ReplicationState() and target.events)
+            await until(lambda: replication.problem is None)
             # The event that is looked at is not replicated yet: it waits, and no longer than the limit.
             (trail.directory / MARK).write_text((trail.directory / MARK).read_text().replace("1e-9", "60.0"))
             await log(audit)

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack, cast
 from .._keywords import look_for_typos
 from ..context import completed
 from ..record import chain
-from ..record.annotations import imported_later
 from ..record.chain import AuditChainVerificationResult, ChainHead, ChainStatus, Seal
-from ..record.errors import AuditStorageError, StoringInterruptedError, loading
+from ..record.errors import AuditStorageError, StoringInterruptedError
 from ..record.events import AuditEvent
 from ..record.intake import CommonFields, EventFields, recorded
 from ..record.kinds import RULE_MET, AuditEventType, AuditLogLevel, ComplianceLevel, member
+from ..record.later import imported_later, loading
 from ..record.options import require, require_bool, require_kind_or_none
 from ..record.parties import Target
 from ..record.privacy import Uncopied, leave_frames_out, without_frames

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
 import anyio
 
-from ..record.annotations import imported_later
 from ..record.errors import reason
 from ..record.events import data_event_type
 from ..record.keywords import keywords
 from ..record.kinds import AuditLogLevel, AuditOutcome
+from ..record.later import imported_later
 from ..record.options import is_async, require_decorated
 from ..record.values import given_text, kind_of
 from ..tasks.strangers import Log

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from ..record.annotations import imported_later
+from ..record.later import imported_later
 from ..record.privacy import without_frames
 
 if TYPE_CHECKING:

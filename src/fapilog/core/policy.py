@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from ..record.annotations import imported_later
 from ..record.chain import MAX_RECORD_BYTES
 from ..record.events import PERSONAL, AuditEvent
 from ..record.incidents import incident_of, is_recovery
 from ..record.intake import LEAST_RECORD
 from ..record.kinds import FLOORS, RULE_MET, AuditEventType, AuditLogLevel, AuditOutcome, ComplianceLevel, member
+from ..record.later import imported_later
 from ..record.options import did_you_mean, require, require_bool, require_mapping, require_text, several
 from ..record.values import LEAST_TEXT, NO_METADATA, FrozenDict, kind_of
 from .alerting import Alert

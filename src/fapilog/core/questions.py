@@ -12,8 +12,8 @@ import msgspec
 from ..record import chain
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainHead
 from ..record.damage import DamagedRecord
-from ..record.errors import loading
 from ..record.events import AuditEvent
+from ..record.later import loading
 from ..record.options import require, require_kind
 from ..record.privacy import without_frames
 from ..record.values import kind_of

@@ -23,8 +23,6 @@ The messages are made here, hold no secret and nothing of the event but its plac
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Final
 
 from .values import text
@@ -45,7 +43,6 @@ __all__ = [
     "StoringInterruptedError",
     "TrailMismatchError",
     "TransientDeliveryError",
-    "loading",
     "reason",
 ]
 
@@ -187,20 +184,6 @@ class AlertStoppedError(DeliveryError):
 
     def __init__(self, message: str = "the trail was stopped first") -> None:
         super().__init__(message)
-
-
-@contextmanager
-def loading() -> Generator[None]:
-    """
-    Be around the import of a module that few processes need, in a call that raises no `OSError`.
-
-    Raises:
-        AuditStorageError: The module can't be read: no file descriptor is left, for example.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise AuditStorageError(f"a module can't be loaded: {error.strerror}") from error
 
 
 def reason(error: Exception) -> str:

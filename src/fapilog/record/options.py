@@ -12,7 +12,7 @@ from contextlib import suppress
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from .annotations import imported_later
+from .later import imported_later
 from .values import UnreadableError, ask, kind_of, one_of
 
 if TYPE_CHECKING:

@@ -1,10 +1,14 @@
-"""Types that annotations name, and whose modules `import fapilog` need not load."""
+"""Modules that `import fapilog` need not load."""
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import ForwardRef
 
-__all__ = ["imported_later"]
+from .errors import AuditStorageError
+
+__all__ = ["imported_later", "loading"]
 
 
 def imported_later(module: str, name: str) -> ForwardRef:
@@ -24,3 +28,17 @@ def imported_later(module: str, name: str) -> ForwardRef:
         name: The name of the type in that module. It can have no parameters where it is used.
     """
     return ForwardRef(f"__import__({module!r}, fromlist=[{name!r}]).{name}")
+
+
+@contextmanager
+def loading() -> Generator[None]:
+    """
+    Be around the import of a module that few processes need, in a call that raises no `OSError`.
+
+    Raises:
+        AuditStorageError: The module can't be read: no file descriptor is left, for example.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise AuditStorageError(f"a module can't be loaded: {error.strerror}") from error
