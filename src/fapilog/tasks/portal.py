@@ -61,13 +61,13 @@ class Portal:
 
     @staticmethod
     def of_process() -> Portal | None:
-        """Return the portal of this process; None if it was closed, or if no thread can be had for it."""
+        """Return the portal of this process; None if it was closed, or if no thread or module can be had for it."""
         with _lock:
             if _state.portal is None and not _state.is_closed:
-                _delay_forks()
                 try:
+                    _delay_forks()
                     _state.portal = Portal()
-                except RuntimeError:
+                except (RuntimeError, OSError):
                     return None
                 _close_at_exit()
             return _state.portal
