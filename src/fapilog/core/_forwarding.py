@@ -157,14 +157,14 @@ class AlertForwarder:
         else:
             self._start_first()
 
-    def give_up(self, why: str = "the trail was stopped first") -> None:
-        """Fail the alerts that have no report."""
+    def give_up(self, *why: str) -> None:
+        """Fail the alerts that have no report, since the trail was stopped, or as *why* says."""
         with self._lock:
             self._buffer.clear()
             self._sending.clear()
             self._is_starting = False
         for pending in self._outstanding.all():
-            self._report(pending, AlertStoppedError(why))
+            self._report(pending, AlertStoppedError(*why))
 
     def give_up_lost(self) -> None:
         """Fail the alerts whose event loop was closed around their sending."""

@@ -6,7 +6,6 @@ Times are seconds since 1970.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Final
@@ -45,9 +44,6 @@ _UNSURE: Final = 1.0
 
 class FileQueue(FileReceipts):
     """The outboxes in a file, in one transaction of its *connection*; see `Queue`."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self.connection = connection
 
     # -- alerts that come
 

@@ -20,11 +20,12 @@ class FileReceipts:
     """
     The part of `FileQueue` for operators.
 
-    Attributes:
+    Args:
         connection: To the file, in a transaction.
     """
 
-    connection: sqlite3.Connection
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
 
     def outboxes(self) -> list[str]:
         rows = self.connection.execute("SELECT name FROM outboxes UNION SELECT outbox FROM alerts ORDER BY 1")
