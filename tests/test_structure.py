@@ -28,9 +28,9 @@ FLOORS = {
     ("storage",): {"record", "tasks", "_extras"},
     # Two modules: what was mistyped, in the context and in a call; and the context, which integrations fill and the
     # trail asks.
-    ("_keywords",): {"record", "tasks"},
-    ("context",): {"record", "tasks", "_keywords"},
-    ("core",): {"record", "tasks", "storage", "context", "_keywords"},
+    ("_typos",): {"record", "tasks"},
+    ("context",): {"record", "tasks", "_typos"},
+    ("core",): {"record", "tasks", "storage", "context", "_typos"},
     ("providers", "delivery", "observers", "proof", "testing"): {"record", "tasks", "storage", "core", "_extras"},
     ("integrations",): {"record", "tasks", "storage", "context", "core", "_extras"},
 }
@@ -48,13 +48,13 @@ MAY_IMPORT = {folder: {folder, *below} for floor, below in FLOORS.items() for fo
 MAY_IMPORT["core"].add("config")
 # A Django site has its configuration among its settings, and the fields of all its changes are checked like those of a
 # call.
-MAY_IMPORT["integrations"] |= {"config", "_keywords"}
+MAY_IMPORT["integrations"] |= {"config", "_typos"}
 # What `import fapilog` loads may import these libraries, and the lowest floor fewer still.
 LIBRARIES = {
     "record": {"msgspec"},
     "tasks": {"anyio"},
     "storage": {"anyio", "msgspec"},
-    "_keywords": set(),
+    "_typos": set(),
     "context": set(),
     "core": {"anyio", "blinker", "msgspec"},
 }

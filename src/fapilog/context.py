@@ -23,7 +23,7 @@ from inspect import iscoroutine
 from types import TracebackType
 from typing import Any, Final, TypeVar, cast
 
-from ._keywords import look_for_typos
+from ._typos import look_for_typos
 from .record.containers import as_dict
 from .record.options import is_async, require_decorated
 from .record.values import given_text, unreadable

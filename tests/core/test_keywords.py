@@ -12,7 +12,7 @@ from fapilog import (
     AuditTrail,
     CompliancePolicy,
     MemoryStorage,
-    _keywords,
+    _typos,
     audit_context,
     bind_audit_context,
 )
@@ -21,7 +21,7 @@ from fapilog.record.intake import FIELDS
 
 @pytest.fixture(autouse=True)
 def untold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_keywords, "_told", set())
+    monkeypatch.setattr(_typos, "_told", set())
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -115,9 +115,9 @@ def test_a_strict_policy_refuses_a_typo_in_a_context() -> None:
 
 def test_places_are_bounded(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many places have typos, no more are kept than there is room for."""
-    monkeypatch.setattr(_keywords, "_MAX_PLACES", 3)
+    monkeypatch.setattr(_typos, "_MAX_PLACES", 3)
     for name in ("ip", "level", "user", "tags", "exc", "id"):
-        _keywords.look_for_typos([name])
+        _typos.look_for_typos([name])
     assert len(warnings(caplog)) == 3
 
 
@@ -153,20 +153,20 @@ async def test_an_event_of_another_trace_is_in_no_span_of_this_one() -> None:
 @pytest.mark.parametrize("name", ["user_id\nforged line", "user id", "x" * (1 << 20)], ids=["line", "space", "long"])
 async def test_names_out_of_data_are_neither_logged_nor_kept(caplog: pytest.LogCaptureFixture, name: str) -> None:
     """What a client sent as the name of a value is stored, and can't forge a line of the log or fill the memory."""
-    before = set(_keywords._innocent)
+    before = set(_typos._innocent)
     storage = MemoryStorage()
     given: dict[str, Any] = {name: "x"}
     await AuditTrail(storage=storage).log_event(AuditEventType.DATA_ACCESS, "m", **given)
     assert list(storage.events[0].metadata.values()) == ["x"]
-    assert (warnings(caplog), _keywords._innocent) == ([], before)
+    assert (warnings(caplog), _typos._innocent) == ([], before)
 
 
 def test_names_without_end_fill_no_memory() -> None:
     """Of names that are near no field, as many are remembered as an application has; fields are never forgotten."""
     for number in range(1_500):
-        _keywords.look_for_typos([f"zq{number}"], strict=True)
-    assert len(_keywords._innocent) < 1_100
-    _keywords.look_for_typos(FIELDS, strict=True)
+        _typos.look_for_typos([f"zq{number}"], strict=True)
+    assert len(_typos._innocent) < 1_100
+    _typos.look_for_typos(FIELDS, strict=True)
 
 
 async def test_a_broken_tracer_breaks_nothing(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fapilog import AuditEventType, _keywords
+from fapilog import AuditEventType, _typos
 from fapilog.context import audit_context, completed
 from fapilog.integrations import _logrecords
 from fapilog.integrations.logging import _message as message_of
@@ -20,6 +20,7 @@ from fapilog.record.intake import recorded
 from fapilog.record.keywords import names_in
 from fapilog.record.texts import cut
 from fapilog.record.values import MAX_MADE, given_text
+from tests.doubles.measured_calls import measured_calls
 
 MEGABYTE = 1 << 20
 MAX_RECORD = 262_144
@@ -126,17 +127,9 @@ def test_tags_are_read_as_far_as_there_is_room() -> None:
 def test_a_long_text_is_escaped_as_far_as_it_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of megabytes of lone surrogates, only the part that is kept is escaped; the hash is that of the given text."""
     given = "\ud800" * (4 * MEGABYTE)
-    characters = 0
-    real = texts.escaped
-
-    def counted(part: str) -> str:
-        nonlocal characters
-        characters += len(part)
-        return real(part)
-
-    monkeypatch.setattr(texts, "escaped", counted)
+    escaped = measured_calls(monkeypatch, texts, "escaped", len)
     event = made(message=given, reason=given, metadata={"a": given, "b": [given] * 10})
-    assert characters < 40 * 65_536
+    assert 0 < sum(escaped) < 40 * 65_536
     digest = sha256(given.encode("utf-8", "surrogatepass")).hexdigest()
     assert event.message.endswith(f"… ({len(given)} characters, sha256 {digest})")
     assert event.message.startswith(r"\ud800\ud800")
@@ -145,37 +138,21 @@ def test_a_long_text_is_escaped_as_far_as_it_is_kept(monkeypatch: pytest.MonkeyP
 
 def test_no_more_is_hashed_than_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the texts that are cut are very many, the last of them have their lengths alone."""
-    hashed = 0
-    real = texts.mark_of
-
-    def counted(given: str) -> str:
-        nonlocal hashed
-        hashed += len(given)
-        return real(given)
-
-    monkeypatch.setattr(intake, "mark_of", counted)
+    hashed = measured_calls(monkeypatch, intake, "mark_of", len)
     event = made(metadata={"texts": [f"{'x' * MEGABYTE}{number}" for number in range(50)]})
     kept = event.metadata["texts"]
-    assert hashed <= intake._MAX_HASHED + MEGABYTE + 2
+    assert 0 < sum(hashed) <= intake._MAX_HASHED + MEGABYTE + 2
     assert kept[0].endswith(f"({MEGABYTE + 1} characters, sha256 {kept[0][-65:]}")
     assert kept[-1].endswith(f"… ({MEGABYTE + 2} characters)")
 
 
 def test_no_event_is_made_that_is_certainly_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """While as much of many long texts is kept as fits, no event is made that is many times as long as that."""
-    longest = 0
-    real = intake._Taken._fits
-
-    def measured(taken: Any, event: Any) -> bool:
-        nonlocal longest
-        longest = max(longest, len(intake._encode(event)))
-        return real(taken, event)
-
-    monkeypatch.setattr(intake._Taken, "_fits", measured)
+    tried = measured_calls(monkeypatch, intake._Taken, "_fits", lambda _, event: len(intake._encode(event)))
     event = made(metadata={"texts": ["x" * 60_000] * 500})
     assert len(event.metadata["texts"]) == 500
     assert len(intake._encode(event)) > MAX_RECORD // 2
-    assert longest < 2 * MAX_RECORD
+    assert max(tried) < 2 * MAX_RECORD
 
 
 # -- values that are read
@@ -303,32 +280,16 @@ def test_notes_without_end_are_counted() -> None:
 
 def test_new_names_are_looked_at_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call whose keywords come from data, ten thousand of them, compares a few with those of the trail."""
-    compared = 0
-    real = _keywords._nearest
-
-    def counted(name: str) -> str | None:
-        nonlocal compared
-        compared += 1
-        return real(name)
-
-    monkeypatch.setattr(_keywords, "_nearest", counted)
-    _keywords.look_for_typos({f"column_{number}_{threading.get_ident()}": 1 for number in range(10_000)})
-    assert 0 < compared <= 64
+    compared = measured_calls(monkeypatch, _typos, "_nearest")
+    _typos.look_for_typos({f"column_{number}_{threading.get_ident()}": 1 for number in range(10_000)})
+    assert 0 < len(compared) <= 64
 
 
 def test_what_a_log_call_gives_is_read_as_far_as_it_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     """The values of a log call, which are read while it waits, are bounded by what a record holds."""
-    read = 0
-    real = Walk._value
-
-    def counted(walk: Walk, value: Any) -> Any:
-        nonlocal read
-        read += 1
-        return real(walk, value)
-
-    monkeypatch.setattr(Walk, "_value", counted)
+    read = measured_calls(monkeypatch, Walk, "_value")
     found = _logrecords.read({"rows": [[]] * 1_000_000}, room=65_536)
-    assert read < 65_536
+    assert 0 < len(read) < 65_536
     assert found["metadata"]["rows"][-1] == "… (1000000 values)"
 
 

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack, cast
 
-from .._keywords import look_for_typos
+from .._typos import look_for_typos
 from ..context import completed
 from ..record import chain
 from ..record.chain import AuditChainVerificationResult, ChainHead, ChainStatus, Seal

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from .._keywords import look_for_typos
+from .._typos import look_for_typos
 from ..record.intake import FIELDS, LEAST_RECORD, CommonFields, recorded
 from ..record.kinds import AuditEventType, AuditOutcome
 from ..record.parties import Target
