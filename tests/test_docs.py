@@ -192,6 +192,15 @@ def test_the_table_of_members_is_the_record() -> None:
     assert {row[0] for row in rows if row[3] == "P"} == set(PERSONAL)
 
 
+def test_the_page_of_rules_names_what_there_is() -> None:
+    """Its tables have the types of events, and the members of an event, a trail and a policy, by their names."""
+    rows = [line for line in (DOCS / "reference/rules.md").read_text(encoding="utf-8").splitlines() if line[:1] == "|"]
+    names = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)\b", "\n".join(rows)))
+    known = {each.value for each in AuditEventType}.union(*map(dir, (AuditEvent, fapilog.AuditTrail, CompliancePolicy)))
+    assert names
+    assert names <= known | {"fapilog_reader"}
+
+
 def test_the_table_of_limits_has_the_numbers() -> None:
     """The limits in the reference are those in the code."""
     limits = [row[1] for row in table("reference/record.md", "value")]
