@@ -25,7 +25,6 @@ from ..tasks.loops import is_without_loop
 from ..tasks.threads import in_thread
 from ._anchor import Anchor
 from ._archive.day import write_anchor
-from ._copied import followed
 from ._files.care import Care
 from ._files.directory import OWNER, Access, cannot, make_directory, size_of, sync_directory, why_not_writable
 from ._files.effort import Effort
@@ -38,6 +37,7 @@ from ._files.search import Search
 from ._files.verifying import verify
 from ._files.writer import Result, TrailWriter
 from ._replica import stored_at, waits
+from .copying import followed
 from .protocol import EventFilter
 
 __all__ = ["OWNER", "Access", "FileStorage", "make_directory", "sync_directory", "utc_now"]

@@ -18,7 +18,6 @@ from ..tasks.fork import call_in_child
 from ..tasks.groupcommit import GroupCommit
 from ..tasks.threads import in_thread
 from ._anchor import Anchor
-from ._copied import elsewhere, followed
 from ._database import Database
 from ._files.directory import why_not_writable
 from ._files.room import Room
@@ -26,6 +25,7 @@ from ._rows import reader
 from ._rows.reader import Row, RowReader
 from ._rows.storage import RowStorage
 from ._rows.table import COLUMNS, Question, follow_row, questions, rows_of, values_of
+from .copying import elsewhere, followed
 from .protocol import EventFilter
 
 __all__ = ["SQLiteStorage"]

@@ -16,8 +16,8 @@ from ...tasks.fork import call_in_child
 from ...tasks.groupcommit import GroupCommit
 from ...tasks.threads import in_thread
 from .._anchor import Anchor
-from .._copied import followed
 from .._rows.storage import RowStorage
+from ..copying import followed
 from ..protocol import KeptAlert
 from ._reading import Reader
 from ._schema import VERSION, installed_version
