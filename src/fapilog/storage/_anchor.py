@@ -37,6 +37,7 @@ __all__ = [
     "anchor_of",
     "decoded_anchor",
     "front_of",
+    "front_pruned",
     "head_in_front",
     "is_removed",
     "says",
@@ -73,6 +74,12 @@ class Anchor(msgspec.Struct, frozen=True, kw_only=True):
     def head(self) -> ChainHead:
         """The head that the first record that is left follows."""
         return ChainHead(self.sequence_number, self.checksum)
+
+    @property
+    def removed(self) -> str:
+        """The words for the records that were removed."""
+        last = self.sequence_number
+        return "record 1 was" if last == 1 else f"records 1 to {last} were"
 
 
 class RemovedError(Exception):
@@ -112,6 +119,11 @@ def is_removed(directory: Path, name: str) -> bool:
     """Return whether the file *name* was removed by retention, perhaps just now; raise as `anchor_of`."""
     anchor = anchor_of(directory)
     return anchor is not None and name <= anchor.file
+
+
+def front_pruned(anchor: Anchor) -> str:
+    """Return the words on a front that retention has removed, as a record says."""
+    return f"{anchor.removed} removed by retention, as record {anchor.record} says"
 
 
 def says(line: bytes, anchor: Anchor) -> bool:

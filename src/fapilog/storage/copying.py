@@ -11,13 +11,17 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from inspect import signature
 from typing import Final, Protocol, cast, runtime_checkable
 
+import msgspec
+
 from ..record.chain import EMPTY, ChainError, ChainHead, follow
 from ..record.errors import AuditStorageError, TrailMismatchError
+from ..record.events import AuditEvent
+from ..record.formats import decoded
 from ..record.values import kind_of
 from ._anchor import Anchor, front_of, head_in_front
 from .protocol import AuditStorage, head_of, holds
 
-__all__ = ["TakesLines", "appended", "common_head", "copy", "elsewhere", "followed", "pages"]
+__all__ = ["TakesLines", "appended", "common_head", "copy", "elsewhere", "events_of", "followed", "pages"]
 
 # Of one transaction: more records are no faster, and more bytes may take longer than the target waits.
 _PAGE: Final = 500
@@ -188,3 +192,16 @@ def elsewhere(place: object, after: ChainHead | None) -> AuditStorageError:
     """Return the error that says that the trail in *place* does not end with the head *after*."""
     number = 0 if after is None else after.sequence_number
     return AuditStorageError(f"{place}: its newest record is not record {number}; nothing is appended")
+
+
+def events_of(lines: Sequence[bytes]) -> list[AuditEvent]:
+    """
+    Return the events of the records *lines*, to find these by.
+
+    Raises:
+        AuditStorageError: One is of a kind that can't be read.
+    """
+    try:
+        return [decoded(line) for line in lines]
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise AuditStorageError("a record is of a kind that can't be read here; nothing is appended") from error

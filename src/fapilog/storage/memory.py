@@ -19,9 +19,8 @@ from ..tasks.fork import call_in_child
 from ..tasks.loops import is_without_loop
 from ..tasks.threads import Turn
 from ._holes import item_of, joined, up_to
-from ._rows.table import events_of
 from ._verdicts import verdict_on
-from .copying import elsewhere, followed
+from .copying import elsewhere, events_of, followed
 from .protocol import EventFilter
 
 __all__ = ["MemoryStorage"]

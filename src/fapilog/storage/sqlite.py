@@ -20,7 +20,7 @@ from ..tasks.threads import in_thread
 from ._anchor import Anchor
 from ._database import Database
 from ._files.directory import why_not_writable
-from ._files.room import Room
+from ._room import Room
 from ._rows import reader
 from ._rows.reader import Row, RowReader
 from ._rows.storage import RowStorage

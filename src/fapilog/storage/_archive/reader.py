@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ...record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus, verdict
-from .._anchor import ANCHOR, Anchor, decoded_anchor, says
+from .._anchor import ANCHOR, Anchor, decoded_anchor, front_pruned, says
 from .._files.compressed import LastUnpacked, first_bytes, unpacked
 from .._files.days import FIRST_BYTES
 from .._files.directory import closing
@@ -22,7 +22,7 @@ from .._files.lines import Lines
 from .._files.names import SUFFIX, is_set_aside
 from .._files.reader import TrailReader
 from .._files.times import Times, times_of, to_the_second
-from .._files.verifying import front_pruned, set_aside, verify
+from .._files.verifying import set_aside, verify
 from ..archive import Archive
 from ..protocol import EventFilter
 from .latest import HEADER_BYTES, latest_in

@@ -14,9 +14,10 @@ from ...record import chain
 from ...record.chain import ChainError, ChainHead
 from ...record.errors import AuditStorageError
 from .._anchor import is_removed, start_of
+from .._holes import head_of_record
 from .directory import cannot, reading, size_of, without_writers
 from .effort import Effort
-from .lines import Lines, head_of_record, lines_of, placed
+from .lines import Lines, lines_of, placed
 from .names import SUFFIX, names
 from .places import number_behind
 

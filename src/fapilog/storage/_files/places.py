@@ -15,8 +15,8 @@ from typing import NamedTuple, TypeAlias
 from ...record.chain import ChainHead
 from ...record.damage import DamagedRecord
 from ...record.events import AuditEvent
-from .._holes import item_of, joined, up_to
-from .lines import Lines, head_of_record, placed_backwards
+from .._holes import head_of_record, item_of, joined, up_to
+from .lines import Lines, placed_backwards
 
 __all__ = ["Backwards", "Beginning", "Item", "Line", "OpenFile", "Page", "Place", "Places"]
 __all__ += ["broken", "missing", "number_behind", "numbered"]

@@ -10,8 +10,7 @@ from typing import Any, ClassVar, Final, TypeAlias
 from ...record.chain import ChainError, ChainHead, head_before
 from ...record.damage import DamagedRecord
 from ...record.events import AuditEvent
-from .._files.lines import head_of_record
-from .._holes import item_of, joined, missing_rows, up_to
+from .._holes import head_of_record, item_of, joined, missing_rows, up_to
 from ..protocol import EventFilter
 from .ranges import ranges, stretches
 from .table import Question

@@ -11,12 +11,11 @@ from typing import Any, Final, NamedTuple, cast
 import msgspec
 
 from ...record.chain import ChainError, ChainHead, ChainStatus, follow
-from ...record.errors import AuditStorageError
 from ...record.events import AuditEvent
-from ...record.formats import decoded
+from ...record.formats import AS_THEY_ARE, decoded
 from ...record.kinds import AuditEventType, AuditLogLevel
 from ...record.parties import Target
-from .._files.needles import AS_THEY_ARE
+from ..copying import events_of
 from ..protocol import EQUAL, EventFilter
 from .ranges import STRETCH_BITS
 
@@ -27,7 +26,6 @@ __all__ = [
     "STRETCH",
     "Dialect",
     "Question",
-    "events_of",
     "follow_row",
     "questions",
     "rows_of",
@@ -107,19 +105,6 @@ class Dialect(NamedTuple):
 
 
 _SQLITE: Final = Dialect(parameter="?", contains="instr(line, ?)", unindexed="+")
-
-
-def events_of(lines: Sequence[bytes]) -> list[AuditEvent]:
-    """
-    Return the events of the records *lines*, to find these by.
-
-    Raises:
-        AuditStorageError: One is of a kind that can't be read.
-    """
-    try:
-        return [decoded(line) for line in lines]
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise AuditStorageError("a record is of a kind that can't be read here; nothing is appended") from error
 
 
 def rows_of(after: ChainHead, lines: Sequence[bytes]) -> list[tuple[Any, ...]]:

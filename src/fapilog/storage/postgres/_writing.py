@@ -20,8 +20,8 @@ from psycopg.pq import TransactionStatus
 from ...record import chain
 from ...record.chain import EMPTY, ChainError, ChainHead, ChainStatus, Seal
 from ...record.texts import escaped
-from .._rows.table import COLUMNS, events_of
-from ..copying import elsewhere
+from .._rows.table import COLUMNS
+from ..copying import elsewhere, events_of
 from ..protocol import KeptAlert, is_head
 from ._schema import COLUMN_TYPES
 from ._searching import keys_of
