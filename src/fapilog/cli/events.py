@@ -222,6 +222,7 @@ def show(
     where = named(place, name)
     try:
         if isinstance(where, Path) and archive is None and not oldest_first and not is_of_earlier(where):
+            # No more records are read than are shown: `events` reads pages.
             found = TrailReader(where.absolute(), durable=False).page(EventFilter(**wanted), limit + 1).items
         else:
             with opened(where, archive) as trail:
