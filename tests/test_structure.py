@@ -51,7 +51,7 @@ MAY_IMPORT["core"].add("config")
 MAY_IMPORT["integrations"] |= {"config", "_typos"}
 # Inside of the storages: what all of them share, and those that are in databases.
 SHARED = {"_anchor", "_holes", "_room", "_verdicts", "closing", "copying", "protocol"}
-IN_DATABASES = {"_database", "_rows", "postgres", "sqlite", "sqlitefile"}
+IN_DATABASES = {"_rows", "_sqlitetrail", "postgres", "sqlite", "sqlitefile"}
 # What `import fapilog` loads may import these libraries, and the lowest floor fewer still.
 LIBRARIES = {
     "record": {"msgspec"},

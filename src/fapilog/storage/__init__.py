@@ -5,8 +5,8 @@ Where records are kept.
 removed), `_holes` (events, and what can't be read between them), `_verdicts`, `_room` and `copying`.
 
 - In files: `files` is the storage, `_files` has its parts.
-- In the rows of a database: `sqlite` and `postgres`, `_rows` has what these share. `sqlitefile` is for any file of
-  SQLite, also that of an outbox.
+- In the rows of a database: `sqlite`, with its file in `_sqlitetrail`, and `postgres`; `_rows` has what these share.
+  `sqlitefile` is for any file of SQLite, also that of an outbox.
 - In memory: `memory`. Of the earlier fapilog, to be read: `earlier`.
 - Old days of files: `retention` compresses, archives and removes them, but for `holds`. `archive` keeps them, in a
   directory or in `s3`; `archived` reads them there. `_archive` has the parts.

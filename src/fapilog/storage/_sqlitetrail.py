@@ -1,7 +1,7 @@
 """
 The file of a trail in SQLite: opened, made, locked, and closed before a fork.
 
-A `Database` is one connection. It makes calls one at a time, and blocks.
+A `TrailFile` is one connection. It makes calls one at a time, and blocks.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .sqlitefile import (
     words_of,
 )
 
-__all__ = ["Database"]
+__all__ = ["TrailFile"]
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ _PATIENCE: Final = 10.0
 _LOG_KEPT: Final = 64 << 20
 
 
-class Database(SharedFile):
+class TrailFile(SharedFile):
     """
     A connection to the file.
 
