@@ -4,7 +4,7 @@ Where records are kept.
 `protocol` says what a storage is, and how it is asked. All storages share `_anchor` (the front that retention has
 removed), `_holes` (events, and what can't be read between them), `_verdicts`, `_room` and `copying`.
 
-- In files: `files` is the storage, `_files` has its parts.
+- In files: `files` is the storage, `_files` has its parts; `_copier` takes the records of another storage.
 - In the rows of a database: `sqlite`, with its file in `_sqlitetrail`, and `postgres`; `_rows` has what these share.
   `sqlitefile` is for any file of SQLite, also that of an outbox.
 - In memory: `memory`. Of the earlier fapilog, to be read: `earlier`.
