@@ -24,7 +24,7 @@ from fapilog.storage import _sqlitetrail
 from fapilog.storage._rows import ranges, reader
 from fapilog.storage._rows.table import questions
 from fapilog.storage.protocol import EventFilter
-from fapilog.storage.sqlite import SQLiteStorage
+from fapilog.storage.sqlite import SQLiteStorage, _Reader
 from fapilog.tasks.loops import without_loop
 from tests.doubles.file_systems import mounted
 from tests.doubles.interrupting import interrupted_at
@@ -374,7 +374,7 @@ def test_long_records_are_read_page_by_page(storage: SQLiteStorage, monkeypatch:
 def test_questions_take_an_index(storage: SQLiteStorage, path: Path, asked: dict[str, Any], index: str) -> None:
     """A question goes the shortest way, and has its answers in order without sorting them."""
     append(storage, "a")
-    question = questions(EventFilter(**asked))[0]
+    question = questions(EventFilter(**asked), _Reader.dialect)[0]
     query = f"SELECT line FROM records WHERE {question.where} ORDER BY sequence_number DESC LIMIT 9"  # noqa: S608
     with contextlib.closing(sqlite3.connect(path)) as connection:
         [(_, _, _, plan)] = connection.execute(f"EXPLAIN QUERY PLAN {query}", question.within(0, 9)).fetchall()

@@ -23,10 +23,9 @@ from ._room import Room
 from ._rows import reader
 from ._rows.reader import Row, RowReader
 from ._rows.storage import RowStorage
-from ._rows.table import COLUMNS, Question, follow_row, questions, rows_of, values_of
+from ._rows.table import COLUMNS, Dialect, Question, follow_row, rows_of, values_of
 from ._sqlitetrail import TrailFile
 from .copying import elsewhere, followed
-from .protocol import EventFilter
 
 __all__ = ["SQLiteStorage"]
 
@@ -215,6 +214,7 @@ class SQLiteStorage(RowStorage):
 class _Reader(RowReader):
     """The searches in a *file*, of which the holes have the *name*."""
 
+    dialect = Dialect(parameter="?", contains="instr(line, ?)", unindexed="+", key_of=lambda value: value)
     some = f"{_OF_TIMES} LIMIT ?"
     last = f"{_OF_TIMES} AND sequence_number < ? ORDER BY sequence_number DESC LIMIT ?"
     newest = _NEWEST_BEFORE
@@ -222,9 +222,6 @@ class _Reader(RowReader):
     def __init__(self, file: TrailFile, name: str) -> None:
         super().__init__(name)
         self._file = file
-
-    def questions(self, wanted: EventFilter) -> list[Question]:
-        return questions(wanted)
 
     def answers(self, question: Question, first: int, before: int, size: int) -> list[Row]:
         # The class of S608 is a text of one's own in SQL; here are only names of columns.

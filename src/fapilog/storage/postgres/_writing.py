@@ -23,8 +23,7 @@ from ...record.texts import escaped
 from .._rows.table import COLUMNS
 from ..copying import elsewhere, events_of
 from ..protocol import KeptAlert, is_head
-from ._schema import COLUMN_TYPES
-from ._searching import keys_of
+from ._schema import COLUMN_TYPES, keys_of
 from .alerts import notify, put_alerts
 from .connection import Connection
 
