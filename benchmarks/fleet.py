@@ -19,7 +19,7 @@ import psycopg
 
 from fapilog.core.audit import AuditEvent, AuditEventType
 from fapilog.storage.postgres import PostgresStorage, install_schema
-from fapilog.storage.postgres._transaction import _COPY, _TYPES
+from fapilog.storage.postgres._writing import _COPY, _TYPES
 from fapilog.storage.protocol import EventFilter
 from tests.doubles.postgres import server
 

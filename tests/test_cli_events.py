@@ -324,7 +324,7 @@ def test_recovering_without_the_right_to(run: Run, directory: Path, monkeypatch:
     def denied(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(file))
 
-    monkeypatch.setattr("fapilog.cli.commands.seal_damage", denied)
+    monkeypatch.setattr("fapilog.cli.recover.seal_damage", denied)
     code, _, err = run("recover", directory, "--reason", "a bad disk")
     users = f"this process is user {os.geteuid()}, and {file} is user {file.stat().st_uid}'s, mode 0600"
     assert (code, err) == (2, f"fapilog: cannot recover {directory}: Permission denied; {users}\n")

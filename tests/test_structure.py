@@ -49,6 +49,9 @@ MAY_IMPORT["core"].add("config")
 # A Django site has its configuration among its settings, and the fields of all its changes are checked like those of a
 # call.
 MAY_IMPORT["integrations"] |= {"config", "_typos"}
+# Inside of the storages: what all of them share, and those that are in databases.
+SHARED = {"_anchor", "_holes", "_room", "_verdicts", "closing", "copying", "protocol"}
+IN_DATABASES = {"_rows", "_sqlitetrail", "postgres", "sqlite", "sqlitefile"}
 # What `import fapilog` loads may import these libraries, and the lowest floor fewer still.
 LIBRARIES = {
     "record": {"msgspec"},
@@ -144,6 +147,21 @@ def imported_areas(path: Path) -> Iterator[str]:
 def test_imports_point_inwards() -> None:
     """A folder imports only from itself and from the floors below; the command line may import all."""
     assert not found(MODULES, lambda path: set(imported_areas(path)) - MAY_IMPORT[area(path)])
+
+
+def test_storages_in_databases_know_none_in_files() -> None:
+    """What all storages share imports none of them, and those in databases import of the files only the directory."""
+
+    def others(path: Path) -> list[str]:
+        is_shared = path.parts[1].removesuffix(".py") in SHARED
+        known = SHARED if is_shared else {*SHARED, *IN_DATABASES, "_files.directory"}
+        names = [
+            name.removeprefix("fapilog.storage.") for name in imported(path) if name.startswith("fapilog.storage.")
+        ]
+        return [name for name in names if not any(f"{name}.".startswith(f"{each}.") for each in known)]
+
+    storages = [path for path in MODULES if path.parts[0] == "storage"]
+    assert not found([path for path in storages if path.parts[1].removesuffix(".py") in SHARED | IN_DATABASES], others)
 
 
 def test_the_core_needs_three_libraries() -> None:

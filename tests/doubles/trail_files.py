@@ -46,7 +46,7 @@ class TrailFiles:
 
     def newest_first(self) -> Iterator[AuditEvent]:
         """Yield all events, the newest first; there must be no holes."""
-        with self.reader._failures():
+        with self.reader._days.failures():
             yield from (whole(item) for item, _ in self.reader._newest_first(EventFilter(), Effort(), None))
 
     def read(self, after: int, limit: int) -> list[AuditEvent]:

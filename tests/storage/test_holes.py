@@ -27,6 +27,7 @@ from fapilog.core._reading import Events
 from fapilog.record import chain
 from fapilog.record.chain import MAX_RECORD_BYTES
 from fapilog.storage._files import lines as _lines
+from fapilog.storage._holes import head_of_record
 from fapilog.storage.protocol import EventFilter, head_of, holds
 
 BEGAN = datetime(2026, 3, 1, tzinfo=UTC)
@@ -284,7 +285,7 @@ def test_any_damage_is_read_around(damages: list[tuple[float, bytes, int]], bloc
             start = int(place * len(content))
             content = content[:start] + new + content[start + size :]
         (directory / "audit_2026-03-01.jsonl").write_bytes(content)
-        whole: list[ChainHead] = [head for line in content.split(b"\n")[:-1] if (head := _lines.head_of_record(line))]
+        whole: list[ChainHead] = [head for line in content.split(b"\n")[:-1] if (head := head_of_record(line))]
         storage = FileStorage(directory)
 
         async def check() -> None:

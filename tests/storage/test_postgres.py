@@ -28,6 +28,7 @@ from fapilog.core._reading import intact
 from fapilog.record.damage import DamagedRecord
 from fapilog.record.parties import Actor, Target
 from fapilog.storage._rows import ranges, reader
+from fapilog.storage._rows.table import questions
 from fapilog.storage.postgres import (
     PostgresStorage,
     _schema,
@@ -36,8 +37,8 @@ from fapilog.storage.postgres import (
     install_schema,
     schema_sql,
 )
+from fapilog.storage.postgres._reading import Reader
 from fapilog.storage.postgres._schema import _MIGRATIONS, VERSION
-from fapilog.storage.postgres._searching import questions_of
 from fapilog.storage.postgres.connection import Connection
 from fapilog.storage.postgres.connection import Server as ServerAt
 from fapilog.storage.protocol import EventFilter
@@ -467,7 +468,7 @@ def test_whatever_an_id_is_it_is_found(storage: PostgresStorage, text: str) -> N
 )
 def test_questions_take_an_index(many: Server, asked: dict[str, Any], condition: str) -> None:
     """A question goes the shortest way, and has its answers in order without sorting them."""
-    question = questions_of(EventFilter(**asked))[0]
+    question = questions(EventFilter(**asked), Reader.dialect)[0]
     where = f"trail = 't' AND {question.where}"
     query = f"EXPLAIN SELECT line FROM fapilog.records WHERE {where} ORDER BY sequence_number DESC LIMIT 9"  # noqa: S608
     with psycopg.connect(many.dsn()) as connection, psycopg.ClientCursor(connection) as cursor:

@@ -20,11 +20,11 @@ from fapilog import AuditEvent, AuditEventType, AuditLogLevel, AuditStorageError
 from fapilog.core._reading import intact
 from fapilog.record.damage import DamagedRecord
 from fapilog.record.parties import Actor, Target
-from fapilog.storage import _database
+from fapilog.storage import _sqlitetrail
 from fapilog.storage._rows import ranges, reader
 from fapilog.storage._rows.table import questions
 from fapilog.storage.protocol import EventFilter
-from fapilog.storage.sqlite import SQLiteStorage
+from fapilog.storage.sqlite import SQLiteStorage, _Reader
 from fapilog.tasks.loops import without_loop
 from tests.doubles.file_systems import mounted
 from tests.doubles.interrupting import interrupted_at
@@ -284,7 +284,7 @@ def test_another_process_that_does_not_end_is_named(
 ) -> None:
     """A transaction of another process is waited for, but not for ever, and nothing is stored meanwhile."""
     append(storage, "a")
-    monkeypatch.setattr(_database, "_PATIENCE", 0.01)
+    monkeypatch.setattr(_sqlitetrail, "_PATIENCE", 0.01)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(AuditStorageError, match=r"^cannot append to .*audit.db: database is locked$"):
@@ -305,7 +305,7 @@ def test_a_reader_is_not_in_the_way_in_a_copy(
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM records").fetchall()
         # Only the change of the mode waits for readers.
-        monkeypatch.setattr(_database, "pause", reader.rollback)
+        monkeypatch.setattr(_sqlitetrail, "pause", reader.rollback)
         append(copy, "two")
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM records").fetchall()
@@ -325,7 +325,7 @@ def test_whoever_interrupts_the_opening_leaves_it_to_the_next_event(tmp_path: Pa
     for line in itertools.count(1):
         interrupted: list[int] = []
         storage = SQLiteStorage(tmp_path / f"{line}.db")
-        with contextlib.suppress(KeyboardInterrupt), interrupted_at(line, Path(_database.__file__), interrupt):
+        with contextlib.suppress(KeyboardInterrupt), interrupted_at(line, Path(_sqlitetrail.__file__), interrupt):
             append(storage, "interrupted")
         if not interrupted:
             break
@@ -374,7 +374,7 @@ def test_long_records_are_read_page_by_page(storage: SQLiteStorage, monkeypatch:
 def test_questions_take_an_index(storage: SQLiteStorage, path: Path, asked: dict[str, Any], index: str) -> None:
     """A question goes the shortest way, and has its answers in order without sorting them."""
     append(storage, "a")
-    question = questions(EventFilter(**asked))[0]
+    question = questions(EventFilter(**asked), _Reader.dialect)[0]
     query = f"SELECT line FROM records WHERE {question.where} ORDER BY sequence_number DESC LIMIT 9"  # noqa: S608
     with contextlib.closing(sqlite3.connect(path)) as connection:
         [(_, _, _, plan)] = connection.execute(f"EXPLAIN QUERY PLAN {query}", question.within(0, 9)).fetchall()

@@ -1,10 +1,12 @@
-"""What a command prints: lines, tables, its progress, and the verdict on a trail."""
+"""What a command prints: lines, tables, its progress, the verdict on a trail, a failure; and how it ends."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
+from typing import Final
 
+import typer
 from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.progress import Progress, ProgressColumn
@@ -13,12 +15,23 @@ from rich.text import Text
 
 from .. import AuditChainVerificationResult
 
-__all__ = ["Output", "counted", "headed", "plain", "progress", "verdict"]
+__all__ = ["CANNOT", "INTERRUPTED", "NO", "Output", "counted", "failed", "headed", "plain", "progress", "verdict"]
+
+NO: Final = 1
+"""The command did what it was asked, and the answer is no: not intact, not there, not delivered."""
+CANNOT: Final = 2
+INTERRUPTED: Final = 130
 
 
 def plain(text: str) -> str:
     """Return *text* as one line that a terminal shows and does not obey."""
     return "".join(each if each.isprintable() else " " if each.isspace() else "\ufffd" for each in text)
+
+
+def failed(words: object, code: int = CANNOT) -> typer.Exit:
+    """Say on the standard error why the command fails, and return the exit to raise."""
+    typer.echo(plain(f"fapilog: {words}"), err=True)
+    return typer.Exit(code)
 
 
 def counted(count: int, what: str) -> str:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
-from .. import AuditChainVerificationResult, AuditStorageError, AuditTrail, CompliancePolicy, FileStorage
+from .. import AuditStorageError, AuditTrail, CompliancePolicy, FileStorage
 from .._extras import MissingExtraError
-from ..record.chain import ChainError
 from ..record.options import require_path
-from ..storage._archive.together import verify_together
 from ..storage._files.directory import OWNER, cannot, newest_file
 from ..storage._files.names import SUFFIX, is_name
 from ..storage.archive import Archive, is_address, require_archive
@@ -23,8 +21,7 @@ from ..storage.archived import ArchiveStorage
 from ..storage.earlier import EarlierStorage, is_of_earlier
 from ..storage.protocol import AuditStorage
 from ..storage.sqlite import SQLiteStorage
-from ._ending import failed
-from ._output import plain
+from ._output import failed, plain
 
 if TYPE_CHECKING:
     from ..storage.postgres import PostgresStorage
@@ -46,7 +43,6 @@ __all__ = [
     "require_trail",
     "storage_at",
     "to_write",
-    "verified",
 ]
 
 _FILES: Final = (".db", ".sqlite", ".sqlite3")
@@ -195,20 +191,6 @@ def opened(place: Where, archive: Archive | None = None) -> Generator[AuditTrail
         yield trail
     finally:
         trail.sync.stop()
-
-
-def verified(place: Where, archive: Archive | None, progress: Callable[[int], None]) -> AuditChainVerificationResult:
-    """Return the verdict on the trail at *place*, and on its *archive*; raise AuditStorageError as that does."""
-    if archive is None or not isinstance(place, Path):
-        with opened(place, archive) as trail:
-            return trail.sync.verify_chain_from_storage(progress)
-    directory = place.absolute()
-    try:
-        return verify_together(directory, archive, progress)
-    except ChainError as damage:
-        raise AuditStorageError(f"{directory}: {damage}") from None
-    except OSError as error:
-        raise cannot("read", directory, error) from None
 
 
 def is_dsn(given: str) -> bool:

@@ -15,8 +15,7 @@ from ..delivery.outbox._file.place import OutboxFile
 from ..delivery.outbox._place import Place, Queue
 from ..delivery.outbox._rows import Status
 from ..record.values import text
-from ._ending import NO, failed
-from ._output import Output, plain
+from ._output import NO, Output, failed, plain
 from ._place import WithName, in_postgres, is_dsn
 from .receipts import as_json, listing, receipts
 

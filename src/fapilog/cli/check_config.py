@@ -7,8 +7,7 @@ import typer
 
 from .. import AuditTrail
 from ..config import ConfigError, options_from_env, options_from_toml
-from ._ending import NO, failed
-from ._output import plain
+from ._output import NO, failed, plain
 
 __all__ = ["check_config"]
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
-from rich.text import Text
 
 from .. import AuditEventType, AuditStorageError, AuditTrail
 from ..storage.earlier import EarlierTrail, as_metadata, is_of_earlier, verify_earlier
-from ._ending import NO, failed
-from ._output import Output, plain
+from ._output import NO, failed, plain
 from ._place import directory_at, directory_there
 
-__all__ = ["continue_", "say"]
+__all__ = ["continue_"]
 
 
 def continue_(
@@ -62,16 +59,3 @@ def _begun(new: Path, found: EarlierTrail) -> bool:
     finally:
         trail.stop()
     return True
-
-
-def say(found: EarlierTrail, *, as_json: bool) -> int:
-    """Print the verdict on an earlier trail, and return the exit code."""
-    if as_json:
-        typer.echo(msgspec.json.encode(found))
-    elif found.problem is not None:
-        Output().print(Text(f"NOT VALID: {plain(found.problem)}", style="bold red"), soft_wrap=True)
-    else:
-        runs = "one run" if found.runs == 1 else f"{found.runs} runs, each with a chain of its own"
-        words = f"valid: {found.records} records of fapilog 0.3.5 or earlier, in {runs}"
-        Output().print(Text(words, style="bold green"), soft_wrap=True)
-    return 0 if found.problem is None else NO

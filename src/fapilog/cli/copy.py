@@ -13,8 +13,7 @@ from .. import AuditStorageError, ChainHead, TrailMismatchError
 from ..storage.archive import is_address
 from ..storage.copying import copy as copied
 from ..storage.protocol import AuditStorage, head_of
-from ._ending import CANNOT, INTERRUPTED, NO, failed
-from ._output import counted, plain, progress
+from ._output import CANNOT, INTERRUPTED, NO, counted, failed, plain, progress
 from ._place import WithName, is_dsn, place_of, storage_at
 
 __all__ = ["copy"]

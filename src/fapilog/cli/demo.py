@@ -1,30 +1,33 @@
-"""The demonstration: a service works and alerts, its trail is verified, and then a byte of the trail is changed."""
+"""`fapilog demo`: a service works and alerts, its trail is verified, and then a byte of the trail is changed."""
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import logging
+import shlex
 import signal
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final, Literal
 
 import anyio
+import typer
 from anyio.abc import TaskStatus
 from prometheus_client import CollectorRegistry
 
 from .. import AuditChainVerificationResult, AuditEvent, AuditEventType, AuditTrail, ComplianceLevel, CompliancePolicy
 from ..observers import logs, metrics
-from ._output import verdict
+from ._output import INTERRUPTED, NO, Output, verdict
 from .clinic import LOOPBACK, STAFF, Clinic, OnCall, Request, serve, work
 from .screen import Screen
 
-__all__ = ["REQUESTS", "run"]
+__all__ = ["demo"]
 
-REQUESTS: Final = 52 * len(STAFF)
+_REQUESTS: Final = 52 * len(STAFF)
 _LOGGER: Final = "fapilog.alerts"
 
 # So that a viewer can follow.
@@ -40,7 +43,51 @@ _AFTER: Final = b'"user_id":"jim"'
 _BYTE: Final = _BEFORE.index(b"k")
 
 
-async def run(screen: Screen, keep: Path | None) -> bool | None:
+def demo(
+    *,
+    backend: Annotated[Literal["asyncio", "trio"], typer.Option(help="The event loop to run on.")] = "asyncio",
+    keep: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", file_okay=False, writable=True, help="Leave the trail in DIR: empty, or new."),
+    ] = None,
+) -> None:
+    """
+    See a trail at work.
+
+    A small HIPAA service on loopback handles a few hundred requests; its alerts go to an HTTP receiver and to a log.
+    Then its trail is verified, one byte of it is changed, and it is verified again. That takes some seconds, and
+    leaves nothing behind unless --keep is given.
+
+    Exit code: 0 if everything was as it should be, 1 if not, 130 if it was interrupted.
+    """
+    if importlib.util.find_spec(backend) is None:
+        raise typer.BadParameter(f"needs the package of that name: pip install {backend}", param_hint="--backend")
+    if keep is not None:
+        _make_empty(keep)
+    screen = Screen(Output(), requests=_REQUESTS)
+    as_it_should_be = anyio.run(functools.partial(_run, screen, keep), backend=backend)
+    if as_it_should_be is None:
+        raise typer.Exit(INTERRUPTED)
+    if keep is None:
+        screen.heading("That trail is gone. Try: fapilog demo --keep DIR, then fapilog verify DIR")
+    else:
+        screen.heading(f"The trail is in {keep}. Try: fapilog verify {shlex.quote(str(keep))}")
+    raise typer.Exit(0 if as_it_should_be else NO)
+
+
+def _make_empty(keep: Path) -> None:
+    """Make the directory *keep*, or raise BadParameter if it can't be made or is not empty."""
+    try:
+        keep.mkdir(mode=0o700, parents=True, exist_ok=True)
+        empty = not any(keep.iterdir())
+    except OSError as error:
+        raise typer.BadParameter(f"{keep}: {error.strerror}", param_hint="--keep") from error
+    if not empty:
+        # It might be a trail, and the demonstration damages it.
+        raise typer.BadParameter(f"{keep} is not empty", param_hint="--keep")
+
+
+async def _run(screen: Screen, keep: Path | None) -> bool | None:
     """
     Run the demonstration.
 
@@ -131,7 +178,7 @@ async def _one_day(screen: Screen, trail: AuditTrail, port: int, answers: Counte
             with anyio.move_on_after(_LONGEST_DAY):
                 async with anyio.create_task_group() as people:
                     for index, user in enumerate(STAFF):
-                        numbers = range(index, REQUESTS, len(STAFF))
+                        numbers = range(index, _REQUESTS, len(STAFF))
                         pause = _SECONDS_TO_THINK if screen.live else 0
                         people.start_soon(
                             functools.partial(work, port, user, numbers, pause=pause, on_answer=on_answer)

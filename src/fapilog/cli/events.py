@@ -24,8 +24,7 @@ from ..storage._files.reader import TrailReader
 from ..storage._holes import up_to
 from ..storage.earlier import is_of_earlier
 from ..storage.protocol import Conditions, EventFilter
-from ._ending import INTERRUPTED, failed
-from ._output import Output, headed, plain
+from ._output import INTERRUPTED, Output, failed, headed, plain
 from ._place import Place, WithArchive, WithName, directory_at, named, opened, require_trail
 
 __all__ = ["count", "show", "tail"]
@@ -223,6 +222,7 @@ def show(
     where = named(place, name)
     try:
         if isinstance(where, Path) and archive is None and not oldest_first and not is_of_earlier(where):
+            # No more records are read than are shown: `events` reads pages.
             found = TrailReader(where.absolute(), durable=False).page(EventFilter(**wanted), limit + 1).items
         else:
             with opened(where, archive) as trail:

@@ -11,9 +11,8 @@ import typer
 
 from .. import AuditEventType, AuditStorageError
 from ..storage.holds import Hold, add_hold, holds_on, remove_hold
-from ._ending import NO, failed
 from ._operator import operator
-from ._output import Output, headed, plain
+from ._output import NO, Output, failed, headed, plain
 from ._place import Directory, require_trail, to_write
 
 __all__ = ["add", "hold", "list_", "remove"]

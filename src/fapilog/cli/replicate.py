@@ -11,7 +11,7 @@ import typer
 
 from .. import AuditStorageError, TrailMismatchError
 from ..storage.replication import Replication
-from ._ending import CANNOT, NO, failed
+from ._output import CANNOT, NO, failed
 from ._place import directory_at, in_postgres, is_dsn, place_of, require_trail
 
 __all__ = ["replicate"]

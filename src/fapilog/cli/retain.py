@@ -13,8 +13,7 @@ from ..delivery.outbox._file.place import OutboxFile
 from ..delivery.outbox._place import Queue
 from ..storage._files.directory import cannot
 from ..storage.retention import RetainedDay, RetentionReport
-from ._ending import failed
-from ._output import Output, headed
+from ._output import Output, failed, headed
 from ._place import Directory, archive_at, require_trail, to_write
 
 __all__ = ["retain"]

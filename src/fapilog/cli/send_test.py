@@ -1,10 +1,13 @@
-"""Send one test alert to a destination, and return the outcome in words."""
+"""`fapilog send-test`: one test alert goes to a destination, and the outcome is printed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
+
+import anyio
+import typer
 
 from .. import (
     AlertDispatcher,
@@ -16,8 +19,10 @@ from .. import (
     PermanentDeliveryError,
     TransientDeliveryError,
 )
+from ..config import ConfigError, dispatcher_from_env
+from ._output import CANNOT, NO, plain
 
-__all__ = ["Destination", "Severity", "send"]
+__all__ = ["Destination", "Severity", "send", "send_test"]
 
 Destination = Literal["webhook", "slack", "pagerduty", "opsgenie", "alertmanager", "email", "apprise", "console"]
 Severity = Literal["debug", "info", "warning", "error", "critical", "security"]
@@ -35,6 +40,31 @@ _RETURNED: Final[Mapping[Destination, str]] = {
     "apprise": "delivered, as far as Apprise tells",
     "console": "delivered: it is printed",
 }
+
+
+def send_test(
+    *,
+    to: Annotated[Destination, typer.Option(help="Where to.", show_default=False)],
+    severity: Annotated[Severity, typer.Option(help="How severe it claims to be.")] = "info",
+    allow_http: Annotated[bool, typer.Option("--allow-http", help="Let an address be http: and not loopback.")] = False,
+) -> None:
+    """
+    Send one test alert, and print the outcome.
+
+    Addresses and credentials come from environment variables, such as FAPILOG_SLACK_WEBHOOK_URL; the reference of the
+    command line lists them. It is sent once: nothing tries again.
+
+    Exit code: 0 if the other side has it, 1 if not, or if that is unknown, 2 if it could not be tried.
+    """
+    try:
+        dispatcher = dispatcher_from_env(to, allow_http=allow_http)
+    except ConfigError as error:
+        for problem in error.problems:
+            typer.echo(plain(f"fapilog: {problem.replace('allow_http=True', '--allow-http')}"), err=True)
+        raise typer.Exit(CANNOT) from None
+    has_it, words = anyio.run(send, dispatcher, to, severity)
+    typer.echo(words)
+    raise typer.Exit(0 if has_it else NO)
 
 
 async def send(dispatcher: AlertDispatcher, to: Destination, severity: Severity) -> tuple[bool, str]:

@@ -6,7 +6,7 @@ import typer
 
 from .. import AuditStorageError
 from .._extras import MissingExtraError
-from ._ending import NO, failed
+from ._output import NO, failed
 
 __all__ = ["init", "storage"]
 

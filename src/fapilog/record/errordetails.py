@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from msgspec.structs import force_setattr
 
-from .privacy import Discreet
+from .privacy import CAUSE, CONTEXT, MEMBERS, TRACE, Discreet
 from .texts import cut
 from .values import UnreadableError, args_length, ask, given_text, name_of, text
 
@@ -98,9 +98,6 @@ def _traceback(error: Any, last_line: str) -> str:
     return f"{frames}{last_line}\n{why}\n"
 
 
-# As Python itself reads them: a subclass may have properties of these names.
-_CAUSE, _CONTEXT, _TRACE = (vars(BaseException)[name] for name in ("__cause__", "__context__", "__traceback__"))
-_MEMBERS: Final = vars(BaseExceptionGroup)["exceptions"]
 # Exceptions and frames in a traceback that Python prints, which takes a twentieth of a millisecond for each.
 _MAX_PRINTED: Final = 1500
 # Of each exception in any other traceback.
@@ -124,18 +121,18 @@ def _is_small(error: BaseException) -> bool:
         each = waiting.pop()
         room -= 1
         characters -= args_length(each) + args_length(getattr(each, "__notes__", None))
-        trace = _TRACE.__get__(each)
+        trace = TRACE.__get__(each)
         while trace is not None and room >= 0:
             trace, room = trace.tb_next, room - 1
         if room < 0 or characters < 0:
             return False
-        for behind in (_CAUSE.__get__(each), _CONTEXT.__get__(each)):
+        for behind in (CAUSE.__get__(each), CONTEXT.__get__(each)):
             if behind is not None and id(behind) not in seen:
                 seen.add(id(behind))
                 waiting.append(behind)
         if issubclass(type(each), BaseExceptionGroup):
             # Python prints one as often as it is there, and makes all before it prints some.
-            waiting += _MEMBERS.__get__(each)[: room + 1]
+            waiting += MEMBERS.__get__(each)[: room + 1]
     return True
 
 
@@ -150,12 +147,12 @@ def _end_of_traceback(error: BaseException) -> str:
             parts.append("… (more exceptions)\n")
             break
         seen.add(id(each))
-        cause = _CAUSE.__get__(each)
+        cause = CAUSE.__get__(each)
         part = f"{_frames_of(each)}{_type_name(type(each))}: {in_short(given_text(each))}\n{_notes(each)}"
         parts.append(part)
         # Equal frames, as of a recursion, take as long and are few lines.
         left -= max(len(part), _LEAST_FRAME * min(_count_of(each), _MAX_FRAMES))
-        each = cause if cause is not None or each.__suppress_context__ else _CONTEXT.__get__(each)
+        each = cause if cause is not None or each.__suppress_context__ else CONTEXT.__get__(each)
         if each is not None:
             parts.append(_WORDS[cause is None])
     return "".join(reversed(parts))
@@ -164,7 +161,7 @@ def _end_of_traceback(error: BaseException) -> str:
 def _frames_of(error: BaseException) -> str:
     import traceback  # noqa: PLC0415
 
-    trace = _TRACE.__get__(error)
+    trace = TRACE.__get__(error)
     if trace is None:
         return ""
     count = _count_of(error)
@@ -174,7 +171,7 @@ def _frames_of(error: BaseException) -> str:
 
 
 def _count_of(error: BaseException) -> int:
-    trace, count = _TRACE.__get__(error), 0
+    trace, count = TRACE.__get__(error), 0
     while trace is not None:
         trace, count = trace.tb_next, count + 1
     return count

@@ -17,7 +17,7 @@ from .errordetails import ErrorDetails
 from .freezing import frozen_mapping
 from .kinds import AuditEventType, AuditLogLevel, AuditOutcome, ComplianceLevel, member
 from .limit import within_limit
-from .parties import Actor, Target, storable
+from .parties import Actor, Target, encodable
 from .privacy import Discreet
 from .times import Moment, Standard, standard_now
 from .values import NO_METADATA, FrozenDict, kind_of, name_of, tags, text
@@ -213,9 +213,9 @@ class AuditEvent(_Record, frozen=True, kw_only=True, tag=FORMAT_VERSION):
         ):
             _make_texts(self)
         if self.actor is not None:
-            force_setattr(self, "actor", storable(Actor.of(self.actor)))
+            force_setattr(self, "actor", encodable(Actor.of(self.actor)))
         if self.target is not None:
-            force_setattr(self, "target", storable(Target.of(self.target)))
+            force_setattr(self, "target", encodable(Target.of(self.target)))
         if type(self.metadata) is not FrozenDict:
             force_setattr(self, "metadata", frozen_mapping(self.metadata) or NO_METADATA)
         if type(self.changes) is not FrozenDict:

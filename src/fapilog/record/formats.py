@@ -25,10 +25,13 @@ from .kinds import AuditEventType, AuditLogLevel, ComplianceLevel, unlisted
 from .parties import Target
 from .times import Moment
 
-__all__ = ["EARLIER", "decoded", "encoded", "is_earlier", "no_record", "printable", "taken", "target_in"]
+__all__ = ["AS_THEY_ARE", "EARLIER", "decoded", "encoded", "is_earlier", "no_record", "printable", "taken", "target_in"]
 
 EARLIER: Final = b'{"checksum":"'
 """The first bytes of a record of the earlier fapilog, up to 0.3.5; the module `storage.earlier` reads these."""
+
+AS_THEY_ARE: Final = r"[ !#-\[\]-~]*"
+"""The texts that the encoder of records writes unescaped, and did in every version; a regular expression."""
 
 
 class _Format1(msgspec.Struct, frozen=True, kw_only=True, tag_field="v", tag=1, forbid_unknown_fields=True):

@@ -11,7 +11,7 @@ from .containers import named, read_mapping
 from .privacy import Discreet
 from .values import given_text, text
 
-__all__ = ["Actor", "Target", "actor_parts", "storable", "target_parts"]
+__all__ = ["Actor", "Target", "actor_parts", "encodable", "target_parts"]
 
 # The type in "patient/42"; the path of a file and the address of a page have none.
 _TYPE_AND_ID: Final = r"([A-Za-z][\w.-]*+)/(?=.)"
@@ -87,7 +87,7 @@ def _make_texts(party: Actor | Target) -> None:
 Party = TypeVar("Party", Actor, Target)
 
 
-def storable(party: Party) -> Party:
+def encodable(party: Party) -> Party:
     """Return *party* with texts that UTF-8 can carry."""
     if "".join(filter(None, astuple(party))).isascii():
         return party

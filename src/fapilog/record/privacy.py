@@ -19,7 +19,19 @@ import msgspec
 
 from .errors import FapilogError
 
-__all__ = ["ADDRESS", "Discreet", "Uncopied", "behind", "leave_frames_out", "place_of", "without_frames"]
+__all__ = [
+    "ADDRESS",
+    "CAUSE",
+    "CONTEXT",
+    "MEMBERS",
+    "TRACE",
+    "Discreet",
+    "Uncopied",
+    "behind",
+    "leave_frames_out",
+    "place_of",
+    "without_frames",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -105,7 +117,7 @@ def leave_frames_out(error: BaseException, handled: BaseException | None) -> Non
     for each in behind(error, handled):
         if issubclass(type(each), Exception) and not issubclass(type(each), FapilogError):
             _note_place(each)
-        _TRACE.__set__(each, None)
+        TRACE.__set__(each, None)
 
 
 def behind(error: BaseException, handled: BaseException | None = None) -> Iterator[BaseException]:
@@ -124,26 +136,28 @@ def behind(error: BaseException, handled: BaseException | None = None) -> Iterat
         if each is not None and id(each) not in seen:
             seen.add(id(each))
             yield each
-            waiting += [_CONTEXT.__get__(each), _CAUSE.__get__(each)]
+            waiting += [CONTEXT.__get__(each), CAUSE.__get__(each)]
             if issubclass(type(each), BaseExceptionGroup):
-                waiting += reversed(_MEMBERS.__get__(each))
+                waiting += reversed(MEMBERS.__get__(each))
 
 
 # As Python itself reads and writes them: a subclass may have properties of these names, which may raise.
-_CAUSE, _CONTEXT, _TRACE = (vars(BaseException)[name] for name in ("__cause__", "__context__", "__traceback__"))
-_MEMBERS: Final = vars(BaseExceptionGroup)["exceptions"]
+CAUSE: Final[Any] = vars(BaseException)["__cause__"]
+CONTEXT: Final[Any] = vars(BaseException)["__context__"]
+TRACE: Final[Any] = vars(BaseException)["__traceback__"]
+MEMBERS: Final[Any] = vars(BaseExceptionGroup)["exceptions"]
 
 
 def _note_place(error: BaseException) -> None:
     # Also a plain attribute, which a subclass may answer for by itself.
     with suppress(Exception):
-        if _TRACE.__get__(error) is not None and not getattr(error, "__notes__", None):
+        if TRACE.__get__(error) is not None and not getattr(error, "__notes__", None):
             error.add_note(f"raised in {place_of(error)}")
 
 
 def place_of(error: BaseException) -> str:
     """Return where *error* was raised: the file, without its directory, and the line; "?" if it was not raised."""
-    trace: TracebackType | None = _TRACE.__get__(error)
+    trace: TracebackType | None = TRACE.__get__(error)
     if trace is None:
         return "?"
     while trace.tb_next is not None:

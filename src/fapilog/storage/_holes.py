@@ -8,13 +8,12 @@ from typing import Final
 
 import msgspec
 
-from ..record.chain import MAX_RECORD_BYTES, ChainError, ChainStatus
+from ..record.chain import MAX_RECORD_BYTES, ChainError, ChainHead, ChainStatus, head_behind
 from ..record.damage import DamagedRecord
 from ..record.events import AuditEvent
 from ..record.formats import decoded, no_record
-from ._files.lines import head_of_record
 
-__all__ = ["item_of", "joined", "missing_rows", "up_to"]
+__all__ = ["head_of_record", "item_of", "joined", "missing_rows", "up_to"]
 
 
 def joined(items: Iterable[AuditEvent | DamagedRecord]) -> Generator[AuditEvent | DamagedRecord, None, None]:
@@ -52,6 +51,12 @@ def missing_rows(file: str, first: int, behind: int) -> DamagedRecord:
     which = f"record {first} is" if behind == first + 1 else f"records {first} to {behind - 1} are"
     problem = f"{which} missing in front of record {behind}"
     return DamagedRecord(file=file, offset=first, size=behind - first, lines=0, problem=problem)
+
+
+def head_of_record(line: bytes) -> ChainHead | None:
+    """Return the number and the checksum of *line* if it is a whole record, wherever its place may be; else None."""
+    # A copy by way of another system adds this to every line.
+    return head_behind(line.removesuffix(b"\r"))
 
 
 def item_of(line: bytes, *, file: str, offset: int, size: int, number: int | None) -> AuditEvent | DamagedRecord:

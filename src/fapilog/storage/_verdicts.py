@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable
 
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus, verdict
 from ..record.errors import AuditStorageError
-from ._anchor import Anchor
-from ._files.verifying import front_pruned
+from ._anchor import Anchor, front_pruned
 
 __all__ = ["unreadable", "verdict_on"]
 

@@ -21,14 +21,25 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
+from ..record.errors import AuditStorageError
 from ..record.options import require_path
 from ..record.values import kind_of
-from ._archive.packed import from_disk, is_archived_name, not_what_the_trail_has
+from ._anchor import ANCHOR
 from ._files.compressed import content_of
 from ._files.directory import cannot, make_directory
+from ._files.names import SUFFIX, is_name, is_set_aside
 from ._whole import whole
 
-__all__ = ["Archive", "DirectoryArchive", "PackedFile", "is_address", "require_archive"]
+__all__ = [
+    "Archive",
+    "DirectoryArchive",
+    "PackedFile",
+    "from_disk",
+    "is_address",
+    "is_archived_name",
+    "not_what_the_trail_has",
+    "require_archive",
+]
 
 _BLOCK_BYTES: Final = 1 << 20
 _ADDRESS: Final = r"([A-Za-z][A-Za-z0-9+.-]*)://"
@@ -180,6 +191,25 @@ class DirectoryArchive:
             yield
         except OSError as error:
             raise cannot(action, self.directory, error) from error
+
+
+def from_disk(path: Path) -> IO[bytes]:
+    """Open a file so that it is read from the disk, if the system can do that, and not from the cache."""
+    file = path.open("rb")
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return file
+
+
+def not_what_the_trail_has(place: object) -> AuditStorageError:
+    """Return the error that says that a file in an archive, or a compressed one, has other bytes than the trail."""
+    return AuditStorageError(f"{place}: read back, it differs from the trail")
+
+
+def is_archived_name(name: str) -> bool:
+    """Return whether a file of that name belongs to an archive."""
+    is_day = name.endswith(SUFFIX) and is_name(name.removesuffix(SUFFIX))
+    return is_day or is_set_aside(name) or name == ANCHOR
 
 
 def is_address(given: str) -> bool:

@@ -78,7 +78,7 @@ class ArchiveStorage:
     @without_frames
     async def last_before(self, time: datetime) -> int:
         """Do as `AuditStorage` says; raise AuditStorageError if the archive is away."""
-        return await in_thread(self._reader.last_before, time, is_left=True)
+        return await in_thread(self._reader.days.last_before, time, is_left=True)
 
     @without_frames
     async def read(self, after: int, limit: int) -> Sequence[AuditEvent | DamagedRecord]:
@@ -142,7 +142,7 @@ class WithArchive:
             return 0
         if _is_earlier(anchor, time):
             return anchor.sequence_number
-        return min(anchor.sequence_number, await in_thread(self._reader.last_before, time, is_left=True))
+        return min(anchor.sequence_number, await in_thread(self._reader.days.last_before, time, is_left=True))
 
     async def find(self, wanted: EventFilter, limit: int) -> Sequence[AuditEvent | DamagedRecord]:
         """Do as `AuditStorage.find`, in the trail and then in the archive."""
@@ -216,16 +216,16 @@ class WithArchive:
 
     def _lacking_end(self, anchor: Anchor) -> list[DamagedRecord]:
         """Return the hole between the end of the archive and the trail, if there is one."""
-        if anchor.file in self._reader.days():
+        if anchor.file in self._reader.days.names():
             return []
         words = f"records up to {anchor.sequence_number} were removed, and the last of them are not in {self._archive}"
         return [DamagedRecord(file=anchor.file, offset=0, size=0, problem=words)]
 
     def _lacking_beginning(self, after: int, time: datetime | None = None) -> list[DamagedRecord]:
         """Return the hole in front of the archive, if there may be one behind record *after* and from *time* on."""
-        days = self._reader.days()
-        first = self._reader.first_number(days)
-        if first is None or first <= after + 1 or (time is not None and self._reader.earlier(days, time)):
+        days = self._reader.days.names()
+        first = self._reader.days.first_number(days)
+        if first is None or first <= after + 1 or (time is not None and self._reader.days.earlier(days, time)):
             return []
         words = f"records {after + 1} to {first - 1} were removed, and are not in {self._archive}"
         return [DamagedRecord(file=days[0], offset=0, size=0, problem=words)]

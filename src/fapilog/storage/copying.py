@@ -11,14 +11,17 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from inspect import signature
 from typing import Final, Protocol, cast, runtime_checkable
 
-from ..record.chain import EMPTY, ChainError, ChainHead
+import msgspec
+
+from ..record.chain import EMPTY, ChainError, ChainHead, follow
 from ..record.errors import AuditStorageError, TrailMismatchError
+from ..record.events import AuditEvent
+from ..record.formats import decoded
 from ..record.values import kind_of
-from ._anchor import Anchor
-from ._front import followed_by, front_of
+from ._anchor import Anchor, front_of, head_in_front
 from .protocol import AuditStorage, head_of, holds
 
-__all__ = ["TakesLines", "appended", "common_head", "copy", "pages"]
+__all__ = ["TakesLines", "appended", "common_head", "copy", "elsewhere", "events_of", "followed", "pages"]
 
 # Of one transaction: more records are no faster, and more bytes may take longer than the target waits.
 _PAGE: Final = 500
@@ -114,11 +117,11 @@ async def appended(source: AuditStorage, target: TakesLines, head: ChainHead, li
 
     Raises as `TakesLines.append_lines`.
     """
-    if head != EMPTY or followed_by(lines) == EMPTY:
+    if head != EMPTY or head_in_front(lines) == EMPTY:
         return await target.append_lines(head, lines)
     removed = await front_of(source)
     if removed is None:
-        number = followed_by(lines).sequence_number
+        number = head_in_front(lines).sequence_number
         raise TrailMismatchError(
             f"the source begins behind record {number}, and no record says why; nothing is appended"
         )
@@ -139,7 +142,7 @@ async def pages(source: AuditStorage, after: int) -> AsyncGenerator[list[bytes]]
     limit = _FIRST
     while lines := await source.read_lines(after, limit):
         # Retention may have removed the records before the first.
-        after = max(after, followed_by(lines).sequence_number) + len(lines)
+        after = max(after, head_in_front(lines).sequence_number) + len(lines)
         limit = min(_PAGE, max(1, len(lines) * _PAGE_BYTES // sum(map(len, lines))))
         page: list[bytes] = []
         room = _PAGE_BYTES
@@ -163,10 +166,42 @@ async def common_head(source: AuditStorage, target: AuditStorage) -> ChainHead:
     head = await head_of(target)
     if head == EMPTY or await holds(source, head):
         return head
-    begin = followed_by(await source.read_lines(0, 1))
+    begin = head_in_front(await source.read_lines(0, 1))
     if begin == head:
         return head
     words = f"the target ends with record {head.sequence_number}, checksum {head.checksum}"
     if begin.sequence_number > head.sequence_number:
         raise TrailMismatchError(f"{words}, and the source begins behind record {begin.sequence_number}")
     raise TrailMismatchError(f"{words}, which the source does not have: two trails")
+
+
+def followed(place: object, after: ChainHead, lines: Sequence[bytes]) -> ChainHead:
+    """
+    Return the head after *lines*, which follow the head *after*.
+
+    Raises:
+        TrailMismatchError: They do not; the message begins with *place*.
+    """
+    try:
+        return follow(after, lines)
+    except ChainError as damage:
+        raise TrailMismatchError(f"{place}: in the given records, {damage}; nothing is appended") from damage
+
+
+def elsewhere(place: object, after: ChainHead | None) -> AuditStorageError:
+    """Return the error that says that the trail in *place* does not end with the head *after*."""
+    number = 0 if after is None else after.sequence_number
+    return AuditStorageError(f"{place}: its newest record is not record {number}; nothing is appended")
+
+
+def events_of(lines: Sequence[bytes]) -> list[AuditEvent]:
+    """
+    Return the events of the records *lines*, to find these by.
+
+    Raises:
+        AuditStorageError: One is of a kind that can't be read.
+    """
+    try:
+        return [decoded(line) for line in lines]
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise AuditStorageError("a record is of a kind that can't be read here; nothing is appended") from error

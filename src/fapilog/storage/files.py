@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from itertools import groupby
+from datetime import datetime
 from pathlib import Path
 from typing import Final, Literal
 
 import anyio.lowlevel
 
 from ..record import chain
-from ..record.chain import AuditChainVerificationResult, ChainError, ChainHead, Seal
+from ..record.chain import AuditChainVerificationResult, ChainHead, Seal
 from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError, StoringInterruptedError
 from ..record.events import AuditEvent
@@ -24,20 +22,19 @@ from ..tasks.groupcommit import GroupCommit
 from ..tasks.loops import is_without_loop
 from ..tasks.threads import in_thread
 from ._anchor import Anchor
-from ._archive.day import write_anchor
-from ._copied import followed
+from ._copier import Copier
 from ._files.care import Care
-from ._files.directory import OWNER, Access, cannot, make_directory, size_of, sync_directory, why_not_writable
+from ._files.directory import OWNER, Access, cannot, make_directory, sync_directory, why_not_writable
 from ._files.effort import Effort
 from ._files.end import utc_now
-from ._files.names import date_of, names
 from ._files.places import Page, Place
 from ._files.reader import TrailReader
 from ._files.recent import Once
 from ._files.search import Search
 from ._files.verifying import verify
 from ._files.writer import Result, TrailWriter
-from ._replica import stored_at, waits
+from ._replica import waits
+from .copying import followed
 from .protocol import EventFilter
 
 __all__ = ["OWNER", "Access", "FileStorage", "make_directory", "sync_directory", "utc_now"]
@@ -110,10 +107,7 @@ class FileStorage(Uncopied):
         self._at_once = durability == "write"
         self._commits: GroupCommit[bytes, Result] = GroupCommit(self._writer.append, interrupted=_INTERRUPTED)
         self._appends = 0
-        # Copied records go into the files of their own days.
-        self._copied_day = 1
-        self._copying = threading.Lock()
-        self._copier = TrailWriter(self.directory, durable=True, now=self._time_of_copied, access=self.access)
+        self._copier = Copier(self.directory, self.access)
         call_in_child(self, FileStorage._forget)
 
     def __repr__(self) -> str:
@@ -199,35 +193,7 @@ class FileStorage(Uncopied):
                 written to.
         """
         followed(self.directory, after, lines)
-        return await in_thread(self._append_lines, after, lines, removed)
-
-    def _append_lines(self, after: ChainHead, lines: Sequence[bytes], removed: Anchor | None) -> ChainHead:
-        with self._copying:
-            earliest = 1 if removed is None else self._begin_behind(removed)
-            for day, group in groupby(lines, key=_day):
-                self._copied_day = max(day, earliest)
-                # Sealed again in its place, a record is the same bytes.
-                for result in self._copier.append(map(chain.unsealed, group), after):
-                    if isinstance(result, AuditStorageError):
-                        raise result
-                    assert result is not None  # noqa: S101 - none of them is a `Once`
-                    after = ChainHead(result.sequence_number, result.checksum)
-        return after
-
-    def _begin_behind(self, removed: Anchor) -> int:
-        """Make the anchor of a trail that has no record yet, and return the first day that its files may be of."""
-        try:
-            if not any(size_of(self.directory, name) for name in names(self.directory)):
-                make_directory(self.directory, self.access)
-                write_anchor(self.directory, removed)
-            return date_of(removed.file).toordinal() + 1
-        except ChainError as damage:
-            raise AuditStorageError(f"{self.directory}: {damage}; nothing is appended") from damage
-        except OSError as error:
-            raise cannot("append to", self.directory, error) from error
-
-    def _time_of_copied(self) -> datetime:
-        return datetime.fromordinal(self._copied_day).replace(tzinfo=UTC)
+        return await in_thread(self._copier.append, after, lines, removed)
 
     @without_frames
     async def find(self, wanted: EventFilter, limit: int) -> Sequence[AuditEvent | DamagedRecord]:
@@ -342,7 +308,6 @@ class FileStorage(Uncopied):
 
     def _forget(self) -> None:
         self._writer.forget()
-        self._copying = threading.Lock()
         self._copier.forget()
         self._commits = GroupCommit(self._writer.append, interrupted=_INTERRUPTED)
 
@@ -371,9 +336,3 @@ def _number_of(group: str | int) -> int:
         raise ValueError(f"group: expected a group of this system; got {group!r}") from None
     except TypeError:
         raise TypeError(f"group: expected a name or a number; got {kind_of(group)}") from None
-
-
-def _day(line: bytes) -> int:
-    """Return the ordinal of the day of the record *line*; 1, so that it goes to the newest file, if it is not known."""
-    time = stored_at(line)
-    return 1 if time is None else time.toordinal()

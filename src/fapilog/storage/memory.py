@@ -18,10 +18,9 @@ from ..record.privacy import Uncopied, without_frames
 from ..tasks.fork import call_in_child
 from ..tasks.loops import is_without_loop
 from ..tasks.threads import Turn
-from ._copied import elsewhere, followed
 from ._holes import item_of, joined, up_to
-from ._rows.table import events_of
 from ._verdicts import verdict_on
+from .copying import elsewhere, events_of, followed
 from .protocol import EventFilter
 
 __all__ = ["MemoryStorage"]

@@ -33,9 +33,8 @@ from ..record.errors import AuditStorageError
 from ..record.options import require, require_text
 from ..record.privacy import Uncopied
 from ..tasks.fork import call_in_child
-from ._archive.packed import is_archived_name, not_what_the_trail_has
 from ._s3errors import RefusedError, failure, is_passing
-from .archive import PackedFile
+from .archive import PackedFile, is_archived_name, not_what_the_trail_has
 
 __all__ = ["S3Archive"]
 

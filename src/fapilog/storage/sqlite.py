@@ -18,15 +18,14 @@ from ..tasks.fork import call_in_child
 from ..tasks.groupcommit import GroupCommit
 from ..tasks.threads import in_thread
 from ._anchor import Anchor
-from ._copied import elsewhere, followed
-from ._database import Database
 from ._files.directory import why_not_writable
-from ._files.room import Room
+from ._room import Room
 from ._rows import reader
 from ._rows.reader import Row, RowReader
 from ._rows.storage import RowStorage
-from ._rows.table import COLUMNS, Question, follow_row, questions, rows_of, values_of
-from .protocol import EventFilter
+from ._rows.table import COLUMNS, Dialect, Question, follow_row, rows_of, values_of
+from ._sqlitetrail import TrailFile
+from .copying import elsewhere, followed
 
 __all__ = ["SQLiteStorage"]
 
@@ -81,9 +80,9 @@ class SQLiteStorage(RowStorage):
             raise ValueError(f"durability: expected 'fsync' or 'write'; got {durability!r}")
         # A daemon that changes to another directory does not take the trail with it.
         self._path = require_path("path", path).absolute()
-        self._writer = Database(self._path, durable=durability == "fsync")
+        self._writer = TrailFile(self._path, durable=durability == "fsync")
         # Another connection, so that no reader is in a writer's way.
-        self._reads = Database(self._path, durable=durability == "fsync")
+        self._reads = TrailFile(self._path, durable=durability == "fsync")
         super().__init__(_Reader(self._reads, self._path.name))
         self._room = Room(self._path.parent)
         # The newest record that this process knows: one that is gone later was taken away.
@@ -215,16 +214,14 @@ class SQLiteStorage(RowStorage):
 class _Reader(RowReader):
     """The searches in a *file*, of which the holes have the *name*."""
 
+    dialect = Dialect(parameter="?", contains="instr(line, ?)", unindexed="+", key_of=lambda value: value)
     some = f"{_OF_TIMES} LIMIT ?"
     last = f"{_OF_TIMES} AND sequence_number < ? ORDER BY sequence_number DESC LIMIT ?"
     newest = _NEWEST_BEFORE
 
-    def __init__(self, file: Database, name: str) -> None:
+    def __init__(self, file: TrailFile, name: str) -> None:
         super().__init__(name)
         self._file = file
-
-    def questions(self, wanted: EventFilter) -> list[Question]:
-        return questions(wanted)
 
     def answers(self, question: Question, first: int, before: int, size: int) -> list[Row]:
         # The class of S608 is a text of one's own in SQL; here are only names of columns.

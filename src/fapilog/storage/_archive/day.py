@@ -20,9 +20,8 @@ from .._files.directory import allow_as, blocks, closing, newest_file, reading, 
 from .._files.names import SUFFIX, date_of, day_of, names
 from .._files.times import INDEX, Times
 from .._whole import PART, remove, whole
-from ..archive import Archive, PackedFile
+from ..archive import Archive, PackedFile, from_disk, is_archived_name, not_what_the_trail_has
 from .latest import latest_up_to
-from .packed import from_disk, is_archived_name, not_what_the_trail_has
 
 __all__ = [
     "BusyError",

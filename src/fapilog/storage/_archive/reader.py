@@ -13,61 +13,154 @@ from datetime import datetime
 from pathlib import Path
 
 from ...record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus, verdict
-from .._anchor import ANCHOR, Anchor, decoded_anchor, says
+from .._anchor import ANCHOR, Anchor, decoded_anchor, front_pruned, says
 from .._files.compressed import LastUnpacked, first_bytes, unpacked
-from .._files.days import FIRST_BYTES
+from .._files.days import FIRST_BYTES, Days
 from .._files.directory import closing
 from .._files.effort import Effort
 from .._files.lines import Lines
 from .._files.names import SUFFIX, is_set_aside
 from .._files.reader import TrailReader
 from .._files.times import Times, times_of, to_the_second
-from .._files.verifying import front_pruned, set_aside, verify
+from .._files.verifying import set_aside, verify
 from ..archive import Archive
 from ..protocol import EventFilter
 from .latest import HEADER_BYTES, latest_in
 
-__all__ = ["ArchiveReader"]
+__all__ = ["ArchiveReader", "ArchivedDays"]
 
 
-class ArchiveReader(TrailReader):
+class ArchivedDays(Days):
     """
-    Reads the days of one archive.
+    The days of one archive.
 
     A file in an archive never changes. So the day that was read last is kept, and the first record numbers of all days.
-    Days that are known to have no record of the wanted time are not fetched.
 
     Args:
         archive: The archive.
     """
 
     def __init__(self, archive: Archive) -> None:
-        # No directory has it: the times stay in memory.
-        super().__init__(Path(str(archive)), durable=False, times=Times(Path(os.devnull)))
-        self._archive = archive
         # As it says itself: a path has but one slash behind "s3:".
-        self._place = str(archive)
+        super().__init__(Path(str(archive)), str(archive))
+        self._archive = archive
         self._unpacked = LastUnpacked()
         # As it was when it was asked last. Replaced as a whole.
         self._sizes: Mapping[str, int] = {}
         self._firsts: dict[tuple[str, int], tuple[int, int] | None] = {}
         self._latest_times: dict[tuple[str, int], str | None] = {}
 
-    @property
-    def place(self) -> str:
-        """The address of the archive, for messages."""
-        return str(self._archive)
-
-    def days(self) -> list[str]:
+    def names(self) -> list[str]:
         """Return the names of the days that are there, without the ending of compressed ones, the oldest first."""
         self._sizes = self._archive.sizes()
         return sorted(name.removesuffix(SUFFIX) for name in self._sizes if name.endswith(SUFFIX))
 
     def first_number(self, days: list[str]) -> int | None:
         """Return the number of the first record in *days* that can be read; None if there is none."""
-        with self._failures():
+        with self.failures():
             number = self._first_number(days)
         return None if number == sys.maxsize else number
+
+    def last_before(self, time: datetime) -> int:
+        """
+        Return the number of a record up to which no record of the archive has that *time* or a later one; 0 for none.
+
+        It asks for the beginnings of some days.
+
+        Raises:
+            AuditStorageError: The archive is away.
+        """
+        with self.failures():
+            files = self.names()
+            # The number of the newest record is not known without the newest day.
+            count = min(self.earlier(files, time), len(files) - 1)
+            return self._first_number(files[count:]) - 1 if count > 0 else 0
+
+    def earlier(self, files: list[str], time: datetime) -> int:
+        """Return how many of the first *files* are known to have no record of that *time* or a later one."""
+        start = to_the_second(time)
+        # The times are of all files up to one: whichever file it ends at, all before it are earlier.
+        count = bisect_right(files, 0, key=lambda name: int(not self.is_earlier(name, start)))
+        return count if count and self.is_earlier(files[count - 1], start) else 0
+
+    def is_earlier(self, name: str, start: str) -> bool:
+        """Return whether all records of that day, and of the days before it, are known to be earlier than *start*."""
+        key = name, self.size(name)
+        if not key[1]:
+            return False
+        if key not in self._latest_times:
+            with contextlib.closing(self._archive.open(name + SUFFIX, min(HEADER_BYTES, key[1]))) as file:
+                self._latest_times[key] = latest_in(file.read(HEADER_BYTES))
+        latest = self._latest_times[key]
+        return latest is not None and latest < start
+
+    def anchor(self) -> Anchor | None:
+        """Return the end of the days that were removed before the archive was begun; None if none were."""
+        if ANCHOR not in self._archive.sizes():
+            return None
+        with contextlib.closing(self._archive.open(ANCHOR)) as file:
+            return decoded_anchor(file)
+
+    def set_aside(self) -> tuple[str, ...]:
+        """Return the names of the files with incomplete records that were there at the last `names`, sorted."""
+        return tuple(sorted(filter(is_set_aside, self._sizes)))
+
+    def stored(self, effort: Effort) -> tuple[list[str], int | None]:  # noqa: ARG002  nobody writes here
+        """Do as `Days.stored`, once the archive was asked for its files."""
+        return self.names(), None
+
+    def in_time(self, files: list[str], wanted: EventFilter) -> list[str]:
+        """Do as `Days.in_time`."""
+        return files if wanted.start_time is None else files[self.earlier(files, wanted.start_time) :]
+
+    def start(self) -> ChainHead:
+        """Do as `Days.start`."""
+        anchor = self.anchor()
+        return EMPTY if anchor is None else anchor.head
+
+    def size(self, name: str) -> int:
+        """Return the size of the compressed file; 0 if it is not there."""
+        return self._sizes.get(name + SUFFIX, 0)
+
+    def opened(self, name: str) -> contextlib.AbstractContextManager[int]:
+        """Do as `Days.opened`: fetch the day, unless it is the last that was fetched."""
+        return closing(self._unpacked.opened((name, self.size(name)), lambda: self._fetched(name)))
+
+    def _first_when_compressed(self, name: str) -> tuple[int, int] | None:
+        key = name, self.size(name)
+        if key not in self._firsts:
+            self._firsts[key] = super()._first_when_compressed(name)
+        return self._firsts[key]
+
+    def _beginning(self, name: str) -> bytes:
+        if not (size := min(FIRST_BYTES, self.size(name))):
+            return b""
+        with contextlib.closing(self._archive.open(name + SUFFIX, size)) as file:
+            return first_bytes(file.read(size), FIRST_BYTES)
+
+    def _fetched(self, name: str) -> int:
+        with contextlib.closing(self._archive.open(name + SUFFIX)) as file:
+            return unpacked(file, name + SUFFIX)
+
+
+class ArchiveReader(TrailReader):
+    """
+    Reads the days of one archive.
+
+    Days that are known to have no record of the wanted time are not fetched.
+
+    Args:
+        archive: The archive.
+
+    Attributes:
+        days: The days.
+    """
+
+    def __init__(self, archive: Archive) -> None:
+        self.days: ArchivedDays = ArchivedDays(archive)
+        # No directory has it: the times stay in memory.
+        super().__init__(self.days, durable=False, times=Times(Path(os.devnull)))
+        self._archive = archive
 
     def verify(
         self, progress: Callable[[int], None] | None = None, trail: TrailReader | None = None
@@ -85,9 +178,9 @@ class ArchiveReader(TrailReader):
         Raises:
             AuditStorageError: The archive is away.
         """
-        with self._failures():
+        with self.days.failures():
             try:
-                anchor = self._anchor()
+                anchor = self.days.anchor()
                 found = self._checked(anchor, progress, trail)
             except ChainError:
                 found = None
@@ -103,16 +196,16 @@ class ArchiveReader(TrailReader):
             if progress is not None:
                 progress(sequence_number - start.sequence_number)
 
-        for name in self.days():
-            with self._opened(name) as fd:
+        for name in self.days.names():
+            with self.days.opened(name) as fd:
                 head, _, rest = Lines(fd, name).follow(0, head, note)
-                if self._is_earlier(name, times_of(Lines(fd, name)).last):
-                    words = f"{self.place}: the header of {name}{SUFFIX} denies times that its records have"
+                if self.days.is_earlier(name, times_of(Lines(fd, name)).last):
+                    words = f"{self.days.place}: the header of {name}{SUFFIX} denies times that its records have"
                     return verdict(ChainError(ChainStatus.ALTERED, words, head), words)
             if rest:
                 return None
         count = head.sequence_number - start.sequence_number
-        aside = tuple(sorted(filter(is_set_aside, self._sizes)))
+        aside = self.days.set_aside()
         torn = set_aside(aside) if aside else None
         status = ChainStatus.TORN_TAIL if aside else ChainStatus.OK
         if anchor is None:
@@ -142,73 +235,3 @@ class ArchiveReader(TrailReader):
                 with contextlib.closing(self._archive.open(name)) as source, Path(here, name).open("wb") as target:
                     shutil.copyfileobj(source, target)
             return verify(Path(here), progress)
-
-    def _anchor(self) -> Anchor | None:
-        if ANCHOR not in self._archive.sizes():
-            return None
-        with contextlib.closing(self._archive.open(ANCHOR)) as file:
-            return decoded_anchor(file)
-
-    def _start(self) -> ChainHead:
-        anchor = self._anchor()
-        return EMPTY if anchor is None else anchor.head
-
-    def _stored(self, effort: Effort) -> tuple[list[str], int | None]:  # noqa: ARG002  nobody writes here
-        return self.days(), None
-
-    def _in_time(self, files: list[str], wanted: EventFilter) -> list[str]:
-        return files if wanted.start_time is None else files[self.earlier(files, wanted.start_time) :]
-
-    def last_before(self, time: datetime) -> int:
-        """
-        Return the number of a record up to which no record of the archive has that *time* or a later one; 0 for none.
-
-        It asks for the beginnings of some days.
-
-        Raises:
-            AuditStorageError: The archive is away.
-        """
-        with self._failures():
-            files = self.days()
-            # The number of the newest record is not known without the newest day.
-            count = min(self.earlier(files, time), len(files) - 1)
-            return self._first_number(files[count:]) - 1 if count > 0 else 0
-
-    def earlier(self, files: list[str], time: datetime) -> int:
-        """Return how many of the first *files* are known to have no record of that *time* or a later one."""
-        start = to_the_second(time)
-        # The times are of all files up to one: whichever file it ends at, all before it are earlier.
-        count = bisect_right(files, 0, key=lambda name: int(not self._is_earlier(name, start)))
-        return count if count and self._is_earlier(files[count - 1], start) else 0
-
-    def _is_earlier(self, name: str, start: str) -> bool:
-        key = name, self._size(name)
-        if not key[1]:
-            return False
-        if key not in self._latest_times:
-            with contextlib.closing(self._archive.open(name + SUFFIX, min(HEADER_BYTES, key[1]))) as file:
-                self._latest_times[key] = latest_in(file.read(HEADER_BYTES))
-        latest = self._latest_times[key]
-        return latest is not None and latest < start
-
-    def _opened(self, name: str) -> contextlib.AbstractContextManager[int]:
-        return closing(self._unpacked.opened((name, self._size(name)), lambda: self._fetched(name)))
-
-    def _fetched(self, name: str) -> int:
-        with contextlib.closing(self._archive.open(name + SUFFIX)) as file:
-            return unpacked(file, name + SUFFIX)
-
-    def _first_when_compressed(self, name: str) -> tuple[int, int] | None:
-        key = name, self._size(name)
-        if key not in self._firsts:
-            self._firsts[key] = super()._first_when_compressed(name)
-        return self._firsts[key]
-
-    def _beginning(self, name: str) -> bytes:
-        if not (size := min(FIRST_BYTES, self._size(name))):
-            return b""
-        with contextlib.closing(self._archive.open(name + SUFFIX, size)) as file:
-            return first_bytes(file.read(size), FIRST_BYTES)
-
-    def _size(self, name: str) -> int:
-        return self._sizes.get(name + SUFFIX, 0)

@@ -91,14 +91,14 @@ def _note(progress: Callable[[int], None] | None, before: int, checked: int) -> 
 
 def _break(reader: ArchiveReader, trail: TrailReader, last: int, removed: ChainHead) -> _Break | None:
     """Return where the archive, whose newest record is *last*, and the trail behind *removed* are not one chain."""
-    number = removed.sequence_number
+    number, place = removed.sequence_number, reader.days.place
     if last < number:
-        words = f"records up to {number} were removed from the trail, and {reader.place} has records up to {last} only"
+        words = f"records up to {number} were removed from the trail, and {place} has records up to {last} only"
         return _Break(ChainStatus.GAP, last + 1, words)
     if number and not is_head(reader.read_lines(number - 1, 1), removed):
-        words = f"record {number} in {reader.place} is not the one that was removed from the trail"
+        words = f"record {number} in {place} is not the one that was removed from the trail"
         return _Break(ChainStatus.BROKEN_LINK, number, words)
     if last > number and reader.read_lines(last - 1, 1) != trail.read_lines(last - 1, 1):
-        words = f"record {last} in {reader.place} is not that of the trail"
+        words = f"record {last} in {place} is not that of the trail"
         return _Break(ChainStatus.BROKEN_LINK, last, words)
     return None

@@ -12,12 +12,13 @@ from typing import Final, NamedTuple
 
 from ...record.chain import ChainHead
 from .._anchor import is_removed, start_of
+from .._holes import head_of_record
+from .._room import Room
 from .compressed import first_bytes
 from .directory import identity, reading
-from .lines import Lines, head_of_record, lines_of, placed_backwards
+from .lines import Lines, lines_of, placed_backwards
 from .names import SUFFIX, day_after, file_of_day, names
 from .recovering import last_seal
-from .room import Room
 
 __all__ = ["Care"]
 

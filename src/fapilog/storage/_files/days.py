@@ -14,9 +14,11 @@ from ...record import chain
 from ...record.chain import ChainError, ChainHead
 from ...record.errors import AuditStorageError
 from .._anchor import is_removed, start_of
+from .._holes import head_of_record
+from ..protocol import EventFilter
 from .directory import cannot, reading, size_of, without_writers
 from .effort import Effort
-from .lines import Lines, head_of_record, lines_of, placed
+from .lines import Lines, lines_of, placed
 from .names import SUFFIX, names
 from .places import number_behind
 
@@ -35,18 +37,25 @@ class Spot(NamedTuple):
 
 class Days:
     """
-    The files of one trail.
+    The files of one trail, in a directory; those of an archive are a subclass.
+
+    All methods block, raise `ChainError` for a file that is damaged, and `OSError` for one that can't be read; a reader
+    calls them inside of `failures`.
 
     Args:
         directory: The directory of the files; absolute. It may be missing: the trail is then empty.
+        place: Names it in errors; None for the directory.
+
+    Attributes:
+        directory: As given.
+        place: As given.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, place: str | None = None) -> None:
         self.directory: Path = directory
-        # Named in errors.
-        self._place: Path | str = directory
+        self.place: Path | str = directory if place is None else place
 
-    def _stored(self, effort: Effort) -> tuple[list[str], int | None]:
+    def stored(self, effort: Effort) -> tuple[list[str], int | None]:
         """
         Return the names of the files up to the last that holds records, and the offset behind the last record in it.
 
@@ -67,6 +76,19 @@ class Days:
         # Else the newest is compressed, and damaged: it is one hole, and nobody writes to it.
         return files, None if files else 0
 
+    def in_time(self, files: list[str], wanted: EventFilter) -> list[str]:  # noqa: ARG002  of an archive
+        """Return the *files* that may have *wanted* records, by the time."""
+        # All: to look into a file costs little, and is right even if the clock was wrong.
+        return files
+
+    def begin_behind(self, after: int | None, files: list[str]) -> Spot:
+        """Return where the records behind that number begin in *files*."""
+        return self._around(after, files)[0] if after else Spot(0, 0)
+
+    def end_before(self, before: int | None, files: list[str]) -> Spot | None:
+        """Return where the records before that number end in *files*; None if that is at the end."""
+        return None if before is None else self._around(before - 1, files)[1]
+
     def _around(self, number: int, files: list[str]) -> tuple[Spot, Spot | None]:
         """
         Return where the last record up to *number* ends in *files*, and where the first one after it begins.
@@ -74,9 +96,9 @@ class Days:
         Between the two there are only altered records, and lines that can't be read. Where the numbers of the records
         are not in order, nothing tells where others are: then that is the beginning, and None.
         """
-        if files and number <= self._start().sequence_number:
+        if files and number <= self.start().sequence_number:
             return Spot(0, 0), Spot(0, 0)
-        first = max(0, self._file_of(number, files))
+        first = max(0, self.file_of(number, files))
         for lines, end in self._lines_of(files[first : first + 1]):
             found = lines.around(number, end)
             spot, next_number = Spot(first, found.place), found.next_number
@@ -86,7 +108,7 @@ class Days:
                     break
                 offset, next_number = self._first_record(files[index]) or (None, None)
                 spot, count = Spot(index, offset or 0), count + self._count(files[index], offset)
-            last = found.number if found.number is not None or first else self._start().sequence_number
+            last = found.number if found.number is not None or first else self.start().sequence_number
             if next_number is None and last == number and self._is_linked(files[: first + 1], lines, found.offset):
                 return Spot(first, found.behind), None
             if next_number is not None and last is not None and next_number - last - 1 == count:
@@ -100,13 +122,13 @@ class Days:
         if offset:
             return lines.end_with(head, offset)
         before = (older.end_with(head, end) for older, end in self._lines_of(files[-2::-1]) if end)
-        return next(before, head == self._start())
+        return next(before, head == self.start())
 
     def _count(self, name: str, end: int | None) -> int:
         """Return how many lines a file has, up to *end* if that is given."""
         return 0 if end == 0 else sum(lines.count(0, end or stop) for lines, stop in self._lines_of([name]))
 
-    def _file_of(self, sequence_number: int, files: list[str]) -> int:
+    def file_of(self, sequence_number: int, files: list[str]) -> int:
         """Return the index of the file in which that record is, or would be; -1 if it is before the first."""
         return bisect_right(range(len(files)), sequence_number, key=lambda index: self._first_number(files[index:])) - 1
 
@@ -127,7 +149,7 @@ class Days:
             return next(((place, head.sequence_number) for place, head in heads if head is not None), None)
         return None
 
-    def _number_at_end(self, files: list[str], index: int) -> int:
+    def number_at_end(self, files: list[str], index: int) -> int:
         """Return the number of the line that would follow the last one of the files before *index*."""
         count = 0
         for lines, end in self._lines_of(files[index:]):
@@ -139,19 +161,19 @@ class Days:
             if (number := number_behind(lines, end)) is not None:
                 return number + count
             count += lines.count(0, end)
-        return self._start().sequence_number + 1 + count
+        return self.start().sequence_number + 1 + count
 
     def _lines_of(self, files: list[str]) -> Iterator[tuple[Lines, int]]:
         """Yield the lines of every file, and where they end, but for files that can't be read."""
         for name in files:
             with contextlib.suppress(ChainError):
-                opened = self._opened(name)
+                opened = self.opened(name)
                 if opened is not None:
                     with opened as fd:
                         lines = Lines(fd, name)
                         yield lines, lines.end_of_records()
 
-    def _start(self) -> ChainHead:
+    def start(self) -> ChainHead:
         """Return the head that the first record follows."""
         return start_of(self.directory)
 
@@ -163,11 +185,11 @@ class Days:
 
         return beginning(f"{self.directory}/{name}{SUFFIX}", FIRST_BYTES)
 
-    def _size(self, name: str) -> int:
+    def size(self, name: str) -> int:
         """Return the size that a file has, or had before it was compressed."""
         return size_of(self.directory, name)
 
-    def _opened(self, name: str) -> contextlib.AbstractContextManager[int] | None:
+    def opened(self, name: str) -> contextlib.AbstractContextManager[int] | None:
         """Open a file; None if it was removed by retention since it was listed."""
         try:
             return reading(self.directory, name)
@@ -177,11 +199,11 @@ class Days:
             raise
 
     @contextlib.contextmanager
-    def _failures(self) -> Generator[None, None, None]:
+    def failures(self) -> Generator[None, None, None]:
         """Raise `AuditStorageError` in place of damage, and of an error of the operating system."""
         try:
             yield
         except ChainError as damage:
-            raise AuditStorageError(f"{self._place}: {damage}") from damage
+            raise AuditStorageError(f"{self.place}: {damage}") from damage
         except OSError as error:
-            raise cannot("read", self._place, error) from error
+            raise cannot("read", self.place, error) from error

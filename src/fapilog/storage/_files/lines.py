@@ -10,9 +10,10 @@ from typing import Final, NamedTuple
 
 from ...record import chain
 from ...record.chain import MAX_RECORD_BYTES, ChainError, ChainHead, ChainStatus
+from .._holes import head_of_record
 from .directory import reading
 
-__all__ = ["Around", "Lines", "PlacedError", "head_of_record", "lines_of", "placed", "placed_backwards", "split"]
+__all__ = ["Around", "Lines", "PlacedError", "lines_of", "placed", "placed_backwards", "split"]
 
 _MAX_ZEROS: Final = 64 << 20
 # A reader's thread gives up the interpreter lock while it reads a block. Reading a much smaller one is over before the
@@ -55,12 +56,6 @@ def split(data: bytes) -> list[bytes]:
     if not lines[-1]:
         lines.pop()
     return lines
-
-
-def head_of_record(line: bytes) -> ChainHead | None:
-    """Return the number and the checksum of *line* if it is a whole record, wherever its place may be; else None."""
-    # A copy by way of another system adds this to every line.
-    return chain.head_behind(line.removesuffix(b"\r"))
 
 
 class PlacedError(ChainError):

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Final, cast
+from typing import cast
 
+from ...record.formats import AS_THEY_ARE
 from ...record.kinds import AuditEventType, AuditLogLevel, AuditOutcome
 from ...record.parties import Target
 from ..protocol import EQUAL, EventFilter
 
-__all__ = ["AS_THEY_ARE", "needles_of"]
-
-AS_THEY_ARE: Final = r"[ !#-\[\]-~]*"
-"""The texts that the encoder of records writes unescaped, and did in every version; a regular expression."""
+__all__ = ["needles_of"]
 
 
 def needles_of(wanted: EventFilter) -> list[bytes]:

@@ -15,10 +15,10 @@ from typing import NamedTuple, TypeAlias
 from ...record.chain import ChainHead
 from ...record.damage import DamagedRecord
 from ...record.events import AuditEvent
-from .._holes import item_of, joined, up_to
-from .lines import Lines, head_of_record, placed_backwards
+from .._holes import head_of_record, item_of, joined, up_to
+from .lines import Lines, placed_backwards
 
-__all__ = ["Backwards", "Beginning", "Item", "Line", "OpenFile", "Page", "Place", "Places"]
+__all__ = ["Backwards", "Beginning", "Item", "Line", "OpenFile", "Page", "Place"]
 __all__ += ["broken", "missing", "number_behind", "numbered"]
 
 Item: TypeAlias = AuditEvent | DamagedRecord
@@ -108,28 +108,6 @@ class Beginning(NamedTuple):
     head: ChainHead
 
 
-class Places:
-    """
-    The numbers of the lines of one file by their places, counted back from the next record whose checksum is right.
-
-    They are asked for from the end of the file to its beginning, so that no line is counted twice.
-
-    Args:
-        lines: The lines of the file.
-        known: Where a line begins, or would, and its number.
-    """
-
-    def __init__(self, lines: Lines, known: tuple[int, int]) -> None:
-        self._lines = lines
-        self._known = known
-
-    def number_at(self, offset: int) -> int:
-        """Return the number of the line that begins at *offset*."""
-        place, number = self._lines.first_record(offset, self._known[0]) or self._known
-        self._known = offset, number - self._lines.count(offset, place)
-        return self._known[1]
-
-
 class Backwards:
     """
     The lines of one file as they are read backwards: with their numbers, and where these are not in order.
@@ -143,7 +121,8 @@ class Backwards:
     def __init__(self, file: OpenFile, known: tuple[int, int] | None, at_end: Callable[[], tuple[int, int]]) -> None:
         self._file = file
         self._at_end = at_end
-        self._places: Places | None = None if known is None else Places(file.lines, known)
+        # Where a line begins, or would, and its number: from there the lines in front are counted, each of them once.
+        self._counted = known
         # Of the line behind the next one that is read, if all are read.
         self._behind = known
         self._is_event = known is not None
@@ -171,8 +150,12 @@ class Backwards:
         return None if self._behind is None or self._behind[0] else self._behind[1]
 
     def _number_at(self, offset: int) -> int:
-        self._places = self._places or Places(self._file.lines, self._at_end())
-        return self._places.number_at(offset)
+        """Return the number of the line at *offset*, counted back from the next record whose checksum is right."""
+        lines, counted = self._file.lines, self._counted or self._at_end()
+        place, number = lines.first_record(offset, counted[0]) or counted
+        number -= lines.count(offset, place)
+        self._counted = offset, number
+        return number
 
 
 def number_behind(lines: Lines, offset: int) -> int | None:

@@ -27,7 +27,7 @@ __all__ = ["TrailReader"]
 _ALL: Final = EventFilter()
 
 
-class TrailReader(Days):
+class TrailReader:
     """
     Reads the files of one trail.
 
@@ -39,15 +39,19 @@ class TrailReader(Days):
     the numbers is looked for where these numbers should be.
 
     Args:
-        directory: The directory of the files; absolute. It may be missing: the trail is then empty.
+        days: The files, or the directory that they are in: absolute, and perhaps missing.
         durable: Whether `read` returns only records that are on the disk.
         times: The times of the records, as far as they are known; None to begin with the index alone.
+
+    Attributes:
+        directory: The directory.
     """
 
-    def __init__(self, directory: Path, *, durable: bool, times: Times | None = None) -> None:
-        super().__init__(directory)
+    def __init__(self, days: Days | Path, *, durable: bool, times: Times | None = None) -> None:
+        self._days = days if isinstance(days, Days) else Days(days)
+        self.directory: Path = self._days.directory
         self._durable = durable
-        self._times = Times(directory) if times is None else times
+        self._times = Times(self.directory) if times is None else times
 
     def page(self, wanted: EventFilter, limit: int, place: Place | None = None, effort: Effort | None = None) -> Page:
         """
@@ -63,15 +67,15 @@ class TrailReader(Days):
             AuditStorageError: A file can't be read.
             TooLongError: It takes more than *effort*.
         """
-        with self._failures(), contextlib.closing(self._newest_first(wanted, effort or Effort(), place)) as found:
+        with self._days.failures(), contextlib.closing(self._newest_first(wanted, effort or Effort(), place)) as found:
             return Page.of(limit, found)
 
     def _newest_first(
         self, wanted: EventFilter, effort: Effort, place: Place | None
     ) -> Generator[tuple[Item, Place], None, None]:
         sought = _Sought(wanted, wanted.numbered(after=None, before=None), needles_of(wanted), Window(wanted), effort)
-        files, last = self._stored(effort)
-        files = self._in_time(files, wanted)
+        files, last = self._days.stored(effort)
+        files = self._days.in_time(files, wanted)
         if not sought.window.is_open:
             self._times.load()
         newer: Beginning | None = None
@@ -82,10 +86,10 @@ class TrailReader(Days):
                 newer = number = None
                 continue
             try:
-                opened = self._opened(name)
+                opened = self._days.opened(name)
             except ChainError as damage:
                 newer = number = None
-                hole = DamagedRecord(file=name, offset=0, size=self._size(name), problem=str(damage))
+                hole = DamagedRecord(file=name, offset=0, size=self._days.size(name), problem=str(damage))
                 yield hole, Place(name, 0)
                 continue
             if opened is None:
@@ -114,11 +118,11 @@ class TrailReader(Days):
 
         Each comes with its index, and with the offsets where these records begin and end; None for the end of the file.
         """
-        begin, end = Spot(0, 0), None if place is not None else self._end_before(wanted.before, files)
-        low = self._file_of(wanted.after, files) if wanted.after else -1
+        begin, end = Spot(0, 0), None if place is not None else self._days.end_before(wanted.before, files)
+        low = self._days.file_of(wanted.after, files) if wanted.after else -1
         for index in reversed(range(len(files) if end is None else end.file + 1)):
             if index <= low:
-                begin, low = self._begin_behind(wanted.after, files), -1
+                begin, low = self._days.begin_behind(wanted.after, files), -1
             if index < begin.file:
                 return
             if place is None or files[index] <= place.file:
@@ -163,11 +167,11 @@ class TrailReader(Days):
         return numbers.first
 
     def _number_at(self, end: _End) -> int:
-        return self._number_at_end(end.files, end.file + 1) if end.number is None else end.number
+        return self._days.number_at_end(end.files, end.file + 1) if end.number is None else end.number
 
     def _missing_in_front(self, beginning: Beginning, after: int) -> Iterator[tuple[Item, Place]]:
         """Yield the hole in front of the first file, if records behind *after* are missing there."""
-        first, number = max(self._start().sequence_number, after) + 1, beginning.head.sequence_number + 1
+        first, number = max(self._days.start().sequence_number, after) + 1, beginning.head.sequence_number + 1
         if number > first and (hole := broken(beginning.name, 0, first, number)):
             yield hole, Place(beginning.name, 0)
 
@@ -219,7 +223,7 @@ class TrailReader(Days):
         Raises:
             AuditStorageError: A file can't be read.
         """
-        with self._failures():
+        with self._days.failures():
             while True:
                 with contextlib.suppress(RemovedError):
                     return Page.of(limit, self._oldest_first(wanted, place, effort or Effort()))
@@ -238,7 +242,7 @@ class TrailReader(Days):
                 number, is_behind = number_behind(lines, begin), True
             elif index == 0 and not begin:
                 # Records that were removed are not missing, and those that were removed just now may be there still.
-                first, number = lines.start(), max(self._start().sequence_number + 1, number or 0)
+                first, number = lines.start(), max(self._days.start().sequence_number + 1, number or 0)
                 number, is_behind = number if first is None else min(number, first.sequence_number + 1), True
             found = (Line(name, offset, line) for offset, line in lines.forwards(begin, end))
             for line, item, place_number in numbered(found, number, is_behind=is_behind):
@@ -257,7 +261,7 @@ class TrailReader(Days):
             AuditStorageError: A file can't be read.
         """
         wanted = _ALL.numbered(after=after, before=None)
-        with self._failures():
+        with self._days.failures():
             while True:
                 files = self._files(wanted, None, effort or Effort())
                 found = (
@@ -278,20 +282,20 @@ class TrailReader(Days):
 
         There are no lines of a file that can't be read. Raises RemovedError if one is gone behind another.
         """
-        files, last = self._stored(effort)
-        begin, stop = Spot(0, 0) if place is not None else self._begin_behind(wanted.after, files), None
-        high = len(files) if wanted.before is None else self._file_of(wanted.before - 1, files)
+        files, last = self._days.stored(effort)
+        begin, stop = Spot(0, 0) if place is not None else self._days.begin_behind(wanted.after, files), None
+        high = len(files) if wanted.before is None else self._days.file_of(wanted.before - 1, files)
         is_begun = False
         for index in range(begin.file, len(files)):
             if index >= high:
-                stop, high = self._end_before(wanted.before, files), len(files)
+                stop, high = self._days.end_before(wanted.before, files), len(files)
             if stop is not None and index > stop.file:
                 break
             name = files[index]
             if place is not None and name < place.file:
                 continue
             try:
-                opened = self._opened(name)
+                opened = self._days.opened(name)
             except ChainError:
                 yield name, None, 0, 0
                 continue
@@ -310,19 +314,6 @@ class TrailReader(Days):
                 if place is not None:
                     start = place.offset if name == place.file else 0
                 yield name, lines, start, end if stop is None or index != stop.file else min(end, stop.offset)
-
-    def _begin_behind(self, after: int | None, files: list[str]) -> Spot:
-        """Return where the records behind that number begin in *files*."""
-        return self._around(after, files)[0] if after else Spot(0, 0)
-
-    def _end_before(self, before: int | None, files: list[str]) -> Spot | None:
-        """Return where the records before that number end in *files*; None if that is at the end."""
-        return None if before is None else self._around(before - 1, files)[1]
-
-    def _in_time(self, files: list[str], wanted: EventFilter) -> list[str]:  # noqa: ARG002  of an archive's reader
-        """Return the *files* that may have *wanted* records, by the time."""
-        # All: to look into a file costs little, and is right even if the clock was wrong.
-        return files
 
 
 class _End(NamedTuple):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from ...record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus
-from .._anchor import Anchor, anchor_of, says
+from .._anchor import Anchor, anchor_of, front_pruned, says
 from .conversions import undone
 from .directory import cannot, reading, without_writers
 from .effort import Effort
@@ -16,7 +16,7 @@ from .names import files_set_aside, names
 from .recovering import sealed_break
 from .torn import Torn
 
-__all__ = ["front_pruned", "set_aside", "verify"]
+__all__ = ["set_aside", "verify"]
 
 
 _HARMLESS: Final = frozenset({ChainStatus.TORN_TAIL, ChainStatus.FRONT_PRUNED})
@@ -105,23 +105,13 @@ def _front(directory: Path, files: list[str], anchor: Anchor) -> _Finding:
     """Return the finding about the removed records, after a look for the record about their removal."""
     if any(says(line, anchor) for line in _record(directory, files, anchor.record)):
         return _Finding(ChainStatus.FRONT_PRUNED, None, front_pruned(anchor))
-    words = f"{_which(anchor)} removed, and record {anchor.record} does not say so"
+    words = f"{anchor.removed} removed, and record {anchor.record} does not say so"
     return _Finding(ChainStatus.GAP, anchor.sequence_number + 1, words)
 
 
 def set_aside(files: Iterable[str]) -> str:
     """Return the words on incomplete records that crashes left, in these *files*."""
     return f"incomplete records were set aside in {', '.join(files)}"
-
-
-def front_pruned(anchor: Anchor) -> str:
-    """Return the words on a front that retention has removed, as a record says."""
-    return f"{_which(anchor)} removed by retention, as record {anchor.record} says"
-
-
-def _which(anchor: Anchor) -> str:
-    last = anchor.sequence_number
-    return "record 1 was" if last == 1 else f"records 1 to {last} were"
 
 
 def _record(directory: Path, files: list[str], number: int) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 from ...record import chain
 from ...record.chain import EMPTY, ChainError, ChainHead, Seal
 from ...record.errors import AuditStorageError
-from .._copied import elsewhere
+from ..copying import elsewhere
 from .directory import (
     OWNER,
     Access,

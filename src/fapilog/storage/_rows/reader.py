@@ -10,11 +10,10 @@ from typing import Any, ClassVar, Final, TypeAlias
 from ...record.chain import ChainError, ChainHead, head_before
 from ...record.damage import DamagedRecord
 from ...record.events import AuditEvent
-from .._files.lines import head_of_record
-from .._holes import item_of, joined, missing_rows, up_to
+from .._holes import head_of_record, item_of, joined, missing_rows, up_to
 from ..protocol import EventFilter
 from .ranges import ranges, stretches
-from .table import Question
+from .table import Dialect, Question, questions
 
 __all__ = ["PAGE", "PAGE_BYTES", "Row", "RowReader"]
 
@@ -41,21 +40,19 @@ class RowReader(ABC):
         name: The name of the trail, for holes.
 
     Attributes:
+        dialect: The SQL of the database for a question.
         some: A query for numbers of records of some times: in any order, and so many.
         last: The same, for the greatest that are smaller than a number.
         newest: A query for the greatest number that is smaller than one.
     """
 
+    dialect: ClassVar[Dialect]
     some: ClassVar[str]
     last: ClassVar[str]
     newest: ClassVar[str]
 
     def __init__(self, name: str) -> None:
         self.name: str = name
-
-    @abstractmethod
-    def questions(self, wanted: EventFilter) -> list[Question]:
-        """Return questions; every wanted record is an answer to at least one."""
 
     @abstractmethod
     def answers(self, question: Question, first: int, before: int, size: int) -> list[Row]:
@@ -80,7 +77,9 @@ class RowReader(ABC):
 
     def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
         """Return the newest *limit* events that are wanted, the newest first, and the holes between them."""
-        return _newest_of(limit, (self._newest(wanted, question, limit) for question in self.questions(wanted)))
+        return _newest_of(
+            limit, (self._newest(wanted, question, limit) for question in questions(wanted, self.dialect))
+        )
 
     def read(self, after: int, limit: int) -> list[AuditEvent | DamagedRecord]:
         """Return the oldest *limit* events behind *after*, and the holes between them."""

@@ -10,7 +10,7 @@ from ...record.errors import AuditStorageError
 from ...record.events import AuditEvent
 from ...record.privacy import Uncopied, without_frames
 from ...tasks.threads import in_thread
-from .._front import front_of
+from .._anchor import front_of
 from .._holes import missing_rows
 from .._verdicts import unreadable, verdict_on
 from ..protocol import AuditStorage, EventFilter

@@ -11,23 +11,20 @@ from typing import Any, Final, NamedTuple, cast
 import msgspec
 
 from ...record.chain import ChainError, ChainHead, ChainStatus, follow
-from ...record.errors import AuditStorageError
 from ...record.events import AuditEvent
-from ...record.formats import decoded
+from ...record.formats import AS_THEY_ARE, decoded
 from ...record.kinds import AuditEventType, AuditLogLevel
 from ...record.parties import Target
-from .._files.needles import AS_THEY_ARE
+from ..copying import events_of
 from ..protocol import EQUAL, EventFilter
 from .ranges import STRETCH_BITS
 
 __all__ = [
     "COLUMNS",
     "SCATTERED",
-    "SCHEMA",
     "STRETCH",
     "Dialect",
     "Question",
-    "events_of",
     "follow_row",
     "questions",
     "rows_of",
@@ -55,21 +52,6 @@ SCATTERED: Final = (
 
 STRETCH: Final = f"(sequence_number >> {STRETCH_BITS})"
 """The first column of the indices of `SCATTERED`."""
-
-SCHEMA: Final = (
-    f"""
-CREATE TABLE records (
-    sequence_number INTEGER PRIMARY KEY,
-    {", ".join(COLUMNS)},
-    line BLOB NOT NULL  -- last, so that a long one is not read to look at the rest
-)
-    """,
-    # Not unique: a trail in files, which is copied here, knows the newest ids only, and stores an older one again.
-    "CREATE INDEX by_event_id ON records (event_id)",
-    *(f"CREATE INDEX by_{name} ON records ({STRETCH}, {name}) WHERE {name} IS NOT NULL" for name in SCATTERED),
-    "CREATE INDEX by_event_type ON records (event_type)",
-    "CREATE INDEX by_timestamp ON records (timestamp)",
-)
 
 
 def values_of(event: AuditEvent) -> tuple[Any, ...]:
@@ -99,27 +81,13 @@ class Dialect(NamedTuple):
         parameter: The placeholder of a value.
         contains: The condition that a text is in the line.
         unindexed: Stands before a column whose index would be a longer way than another.
+        key_of: Returns the value that a column has for one of a record.
     """
 
     parameter: str
     contains: str
     unindexed: str
-
-
-_SQLITE: Final = Dialect(parameter="?", contains="instr(line, ?)", unindexed="+")
-
-
-def events_of(lines: Sequence[bytes]) -> list[AuditEvent]:
-    """
-    Return the events of the records *lines*, to find these by.
-
-    Raises:
-        AuditStorageError: One is of a kind that can't be read.
-    """
-    try:
-        return [decoded(line) for line in lines]
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise AuditStorageError("a record is of a kind that can't be read here; nothing is appended") from error
+    key_of: Callable[[Any], Any]
 
 
 def rows_of(after: ChainHead, lines: Sequence[bytes]) -> list[tuple[Any, ...]]:
@@ -208,7 +176,7 @@ _EARLIEST: Final = -(2**63)
 _LATEST: Final = 2**63 - 1
 
 
-def questions(wanted: EventFilter, dialect: Dialect = _SQLITE) -> list[Question]:
+def questions(wanted: EventFilter, dialect: Dialect) -> list[Question]:
     """Return questions; every wanted record is an answer to at least one."""
     equal: dict[str, Any] = {name: getattr(wanted, name) for name in EQUAL if getattr(wanted, name) is not None}
     # Checked by the filter, and a target by now.
@@ -254,7 +222,7 @@ def _question(wanted: EventFilter, equal: dict[str, Any], dialect: Dialect) -> Q
     conditions = [f"sequence_number > {mark} AND sequence_number < {mark}", *(part for part, _ in parts)]
     return Question(
         " AND ".join([f"{STRETCH} = {mark}", *conditions] if in_stretches else conditions),
-        tuple(value for _, values in parts for value in values),
+        tuple(dialect.key_of(value) for _, values in parts for value in values),
         in_stretches,
         (begin, end) if has_times and not is_selective else None,
     )

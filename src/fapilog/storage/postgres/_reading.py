@@ -8,9 +8,8 @@ from typing import Any, Final
 from ...record.chain import ChainError, ChainHead, ChainStatus
 from .._rows import reader
 from .._rows.reader import Row, RowReader
-from .._rows.table import COLUMNS, Question, follow_row
-from ..protocol import EventFilter
-from ._searching import keys_of, questions_of
+from .._rows.table import COLUMNS, Dialect, Question, follow_row
+from ._schema import key_of, keys_of
 from .connection import Link
 
 __all__ = ["Reader"]
@@ -68,6 +67,7 @@ class Reader(RowReader):
         timeout: Seconds that a page may take.
     """
 
+    dialect = Dialect(parameter="%s", contains="position(%s IN line) > 0", unindexed="", key_of=key_of)
     some = _SOME
     last = _LAST
     newest = _NEWEST
@@ -77,10 +77,6 @@ class Reader(RowReader):
         self._link = link
         self._trail = trail
         self._timeout = timeout
-
-    def questions(self, wanted: EventFilter) -> list[Question]:
-        """Do as `RowReader` says."""
-        return questions_of(wanted)
 
     def answers(self, question: Question, first: int, before: int, size: int) -> list[Row]:
         """Do as `RowReader` says."""

@@ -1,19 +1,25 @@
-"""The tables of the trails in PostgreSQL, the rights on them, and their installation and migration."""
+"""The tables of the trails in PostgreSQL, the values in them, the rights on them, their installation and migration."""
 
 from __future__ import annotations
 
-from typing import Final
+from hashlib import sha256
+from typing import Any, Final
 
 import psycopg
 
 from ...record.errors import AuditStorageError
+from ...record.events import AuditEvent
 from ...record.privacy import without_frames
-from .._rows.table import COLUMNS, SCATTERED, STRETCH
+from .._rows.table import COLUMNS, SCATTERED, STRETCH, values_of
 from .connection import Connection, Server, words
 
-__all__ = ["COLUMN_TYPES", "VERSION", "install_schema", "installed_version", "schema_sql"]
+__all__ = ["COLUMN_TYPES", "VERSION", "install_schema", "installed_version", "key_of", "keys_of", "schema_sql"]
 
 _NUMBERS: Final = frozenset({"timestamp"})
+# An entry of an index has 2,704 bytes at most, and a character four:
+# https://www.postgresql.org/docs/current/btree.html
+_LONGEST: Final = 200
+_KEPT: Final = 100
 
 COLUMN_TYPES: Final = {name: "int8" if name in _NUMBERS else "text" for name in COLUMNS}
 """The types of the columns that are searched."""
@@ -153,6 +159,27 @@ _MIGRATIONS: Final = (_TRAILS + _OUTBOXES + _RIGHTS,)
 
 VERSION: Final = len(_MIGRATIONS)
 """The version of the tables that this version of fapilog works with."""
+
+
+def key_of(value: Any) -> Any:
+    """
+    Return the key of *value* in a column: the value itself, unless PostgreSQL can't index it.
+
+    A text that is too long is its beginning and its hash, and so is one with a NUL, which no text of PostgreSQL has.
+    """
+    if not isinstance(value, str) or (len(value) <= _LONGEST and "\0" not in value):
+        return value
+    return f"{value[:_KEPT].replace(chr(0), '')}\u2026{sha256(value.encode()).hexdigest()}"
+
+
+def keys_of(event: AuditEvent) -> tuple[Any, ...]:
+    """Return the values of the columns for *event*."""
+    values = values_of(event)
+    # Checked all at once: most texts are short, and checking every one costs more than all the rest of an event.
+    texts = [value for value in values if isinstance(value, str)]
+    if max(map(len, texts), default=0) <= _LONGEST and "\0" not in "".join(texts):
+        return values
+    return tuple(map(key_of, values))
 
 
 def schema_sql(after: int = 0) -> str:

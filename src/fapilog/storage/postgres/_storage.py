@@ -16,12 +16,11 @@ from ...tasks.fork import call_in_child
 from ...tasks.groupcommit import GroupCommit
 from ...tasks.threads import in_thread
 from .._anchor import Anchor
-from .._copied import followed
 from .._rows.storage import RowStorage
+from ..copying import followed
 from ..protocol import KeptAlert
 from ._reading import Reader
-from ._schema import VERSION, installed_version
-from ._searching import key_of, keys_of
+from ._schema import VERSION, installed_version, key_of, keys_of
 from ._writing import Batch, Item, Lines
 from .alerts import require_name
 from .connection import Address, Connection, Link, Password, Server
@@ -151,7 +150,8 @@ class PostgresStorage(RowStorage):
         """
         head = followed(self, after, lines)
         if lines:
-            await in_thread(self._append_lines, after, lines, head, removed is not None)
+            begins = removed is not None
+            await in_thread(lambda: self._append(Lines(self.trail, self._known, after, lines, head, begins=begins)))
         return head
 
     async def trouble(self) -> str | None:
@@ -167,15 +167,6 @@ class PostgresStorage(RowStorage):
     def _commit(self, items: Iterable[Item]) -> list[Seal | None]:
         """Store the *items* whose ids are new, and return the seals in order; None where the id is there already."""
         return self._append(Batch(self.trail, self._known, items))
-
-    def _append_lines(
-        self,
-        after: ChainHead,
-        lines: Sequence[bytes],
-        end: ChainHead,
-        begins: bool,  # noqa: FBT001  positional
-    ) -> None:
-        self._append(Lines(self.trail, self._known, after, lines, end, begins=begins))
 
     def _append(self, batch: Batch | Lines) -> list[Seal | None]:
         try:

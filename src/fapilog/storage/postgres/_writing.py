@@ -1,9 +1,10 @@
 """
-Appending to a trail in PostgreSQL: one transaction for all events that wait.
+Appending to a trail in PostgreSQL: one transaction for all events that wait, or for some records that are copied.
 
 All that is slow is done before: the records are encoded by then. The head of the trail is locked first, and the events
 are taken after that, so that events that come while another process has its turn are in this transaction too. Under the
-lock they get their places, are sent by COPY, and the head is moved.
+lock they get their places, are sent by COPY, and the head is moved. While one process commits, all other processes wait
+for the row of the head: an event costs its share of a commit, whatever the number of processes.
 """
 
 from __future__ import annotations
@@ -11,21 +12,38 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
+import psycopg
 from msgspec.structs import replace
+from psycopg import sql
+from psycopg.pq import TransactionStatus
 
 from ...record import chain
-from ...record.chain import EMPTY, ChainHead, Seal
+from ...record.chain import EMPTY, ChainError, ChainHead, ChainStatus, Seal
 from ...record.texts import escaped
-from .._copied import elsewhere
-from .._rows.table import events_of
+from .._rows.table import COLUMNS
+from ..copying import elsewhere, events_of
 from ..protocol import KeptAlert, is_head
-from ._searching import keys_of
-from ._transaction import Transaction
+from ._schema import COLUMN_TYPES, keys_of
 from .alerts import notify, put_alerts
 from .connection import Connection
 
 __all__ = ["Batch", "Item", "Lines"]
 
+_TYPES: Final = ("text", "int8", *COLUMN_TYPES.values(), "bytea", "int8")
+_COPY: Final = (
+    f"COPY fapilog.records (trail, sequence_number, {', '.join(COLUMNS)}, line, repeated) FROM STDIN (FORMAT BINARY)"
+).encode()
+_BEGIN: Final = """\
+{begin};
+SELECT sequence_number, checksum FROM fapilog.heads WHERE trail = {trail} FOR UPDATE;
+SELECT sequence_number, line FROM fapilog.records WHERE trail = {trail} AND sequence_number IN ({known},
+    (SELECT sequence_number FROM fapilog.heads WHERE trail = {trail} AND sequence_number <> {known}))
+"""
+_MAKE_HEAD: Final = "INSERT INTO fapilog.heads (trail) VALUES ({trail}) ON CONFLICT DO NOTHING"
+_COMMIT: Final = """\
+UPDATE fapilog.heads SET sequence_number = {number}, checksum = {checksum} WHERE trail = {trail};
+COMMIT
+"""
 # Of records with one id the first alone.
 _SAME: Final = """\
 SELECT event_id, sequence_number, line FROM fapilog.records WHERE trail = %s AND event_id = ANY(%s) AND repeated = 0
@@ -36,6 +54,81 @@ _LINE: Final = "SELECT line FROM fapilog.records WHERE trail = %s AND sequence_n
 # Of the records of one transaction. All that wait, in a storm or for a server that was away, may be more than can be
 # sent in time: then all of them would fail, and so would the even more that came meanwhile.
 _MOST_BYTES: Final = 8 << 20
+
+
+class _Transaction:
+    """
+    A transaction that is tried until it is known whether it has stored its records.
+
+    Args:
+        trail: The name of the trail.
+        known: The newest record that this process has seen in it.
+    """
+
+    def __init__(self, trail: str, known: ChainHead) -> None:
+        self._trail = trail
+        self._known = known
+        # The places that the events had in transactions whose end is not known.
+        self._tried: list[dict[str, Seal]] = []
+        # Whether to look for the ids first, as one of them may be there.
+        self._looks = False
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether the records may be stored, although no try has succeeded."""
+        return bool(self._tried)
+
+    def _begin(self, connection: Connection) -> ChainHead:
+        """Begin the transaction, wait for the head, and return it when it is checked."""
+        parts = {
+            "begin": connection.beginning(),
+            "trail": sql.Literal(self._trail),
+            "known": sql.Literal(self._known.sequence_number),
+        }
+        found = _results(connection, sql.SQL(_BEGIN).format(**parts))
+        if not found[-2]:
+            connection.execute("ROLLBACK")
+            connection.execute(sql.SQL(_MAKE_HEAD).format(**parts))
+            found = _results(connection, sql.SQL(_BEGIN).format(**parts))
+        head = ChainHead(*found[-2][0])
+        lines: dict[int, bytes] = dict(found[-1])
+        for expected in {head, self._known} - {EMPTY}:
+            _require(expected, lines.get(expected.sequence_number))
+        if head.sequence_number < self._known.sequence_number:
+            raise ChainError(ChainStatus.BROKEN_LINK, f"the head is before record {self._known.sequence_number}")
+        return head
+
+    def _copy(self, connection: Connection, rows: list[tuple[Any, ...]]) -> None:
+        try:
+            with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
+                copy.set_types(_TYPES)
+                for row in rows:
+                    copy.write_row(row)
+        except psycopg.errors.UniqueViolation:
+            if self._looks:
+                message = f"there are records behind record {rows[0][1] - 1}, which is the head"
+                raise ChainError(ChainStatus.GAP, message) from None
+            # Rare, so that it is cheaper to try than to look every time.
+            self._looks = True
+            raise _IdIsThereError from None
+
+    def _commit(self, connection: Connection, head: ChainHead, placed: dict[str, Seal]) -> None:
+        parts = {
+            "number": sql.Literal(head.sequence_number),
+            "checksum": sql.Literal(head.checksum),
+            "trail": sql.Literal(self._trail),
+        }
+        # From here on the events may be stored, even if the answer is an error. The next try waits for the head, until
+        # this transaction has ended one way or the other, and then looks.
+        self._tried.append(placed)
+        self._looks = True
+        try:
+            connection.execute(sql.SQL(_COMMIT).format(**parts))
+        except psycopg.Error:
+            if connection.info.transaction_status in (TransactionStatus.INERROR, TransactionStatus.IDLE):
+                # The server has answered, and refused.
+                self._tried.pop()
+            raise
 
 
 class Item(NamedTuple):
@@ -57,7 +150,7 @@ class Item(NamedTuple):
     alerts: Sequence[KeptAlert] = ()
 
 
-class Batch(Transaction):
+class Batch(_Transaction):
     """
     The events that wait, in the places that are next.
 
@@ -126,7 +219,7 @@ class Batch(Transaction):
         return there
 
 
-class Lines(Transaction):
+class Lines(_Transaction):
     """
     Records that have their places already: all of them are stored in these, or none is.
 
@@ -197,3 +290,27 @@ def _of_one_transaction(items: Iterable[Item]) -> Iterator[Item]:
         room -= len(item.body)
         if room <= 0:
             return
+
+
+class _IdIsThereError(psycopg.OperationalError):
+    """Raised to have the transaction tried again."""
+
+
+def _results(connection: Connection, query: sql.Composed) -> list[list[tuple[Any, ...]]]:
+    """Return the rows of all statements of *query*, which go to the server, and come back, at once."""
+    with connection.cursor() as cursor:
+        cursor.execute(query)
+        found = [cursor.fetchall() if cursor.description else []]
+        while cursor.nextset():
+            found.append(cursor.fetchall() if cursor.description else [])
+    return found
+
+
+def _require(head: ChainHead, line: bytes | None) -> None:
+    """Raise ChainError if *line* is not the record that makes *head*."""
+    number = head.sequence_number
+    if line is None:
+        message = f"record {number} is not where it was stored: the chain was cut or replaced"
+        raise ChainError(ChainStatus.BROKEN_LINK, message)
+    if chain.follow(chain.head_before(line), [line]) != head:
+        raise ChainError(ChainStatus.BROKEN_LINK, f"record {number} is not the one that was stored")

@@ -1,7 +1,7 @@
 """
 The file of a trail in SQLite: opened, made, locked, and closed before a fork.
 
-A `Database` is one connection. It makes calls one at a time, and blocks.
+A `TrailFile` is one connection. It makes calls one at a time, and blocks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 from ..record.chain import ChainError
 from ..record.errors import AuditStorageError
 from ._files.directory import make_directory, require_number
-from ._rows.table import SCHEMA
+from ._rows.table import COLUMNS, SCATTERED, STRETCH
 from .sqlitefile import (
     ERRORS,
     Opened,
@@ -31,20 +31,35 @@ from .sqlitefile import (
     words_of,
 )
 
-__all__ = ["Database"]
+__all__ = ["TrailFile"]
 
 T = TypeVar("T")
 
 # "faps", by which `file` and SQLite's own tools recognize it: https://www.sqlite.org/fileformat.html#application_id
 _APPLICATION_ID: Final = 0x66617073
 _VERSION: Final = 1
+_SCHEMA: Final = (
+    f"""
+CREATE TABLE records (
+    sequence_number INTEGER PRIMARY KEY,
+    {", ".join(COLUMNS)},
+    line BLOB NOT NULL  -- last, so that a long one is not read to look at the rest
+)
+    """,
+    # Not unique: a trail in files, which is copied here, knows the newest ids only, and stores an older one again.
+    "CREATE INDEX by_event_id ON records (event_id)",
+    *(f"CREATE INDEX by_{name} ON records ({STRETCH}, {name}) WHERE {name} IS NOT NULL" for name in SCATTERED),
+    "CREATE INDEX by_event_type ON records (event_type)",
+    "CREATE INDEX by_timestamp ON records (timestamp)",
+)
+
 # Seconds that a call waits for other processes to finish theirs.
 _PATIENCE: Final = 10.0
 # Bytes that the write-ahead log beside the file keeps when it is empty again.
 _LOG_KEPT: Final = 64 << 20
 
 
-class Database(SharedFile):
+class TrailFile(SharedFile):
     """
     A connection to the file.
 
@@ -133,7 +148,7 @@ class Database(SharedFile):
                 connection.execute("PRAGMA busy_timeout = 0").fetchall()
                 _when_free(connection, "PRAGMA journal_mode = WAL")
             if is_new:
-                make_tables(connection, SCHEMA, application_id=_APPLICATION_ID, version=_VERSION)
+                make_tables(connection, _SCHEMA, application_id=_APPLICATION_ID, version=_VERSION)
             synchronous = "FULL" if self._durable else "NORMAL"
             # On macOS fsync leaves the data in the drive's cache: https://www.sqlite.org/pragma.html#pragma_fullfsync
             for setting in (f"synchronous = {synchronous}", "fullfsync = ON", f"journal_size_limit = {_LOG_KEPT}"):
