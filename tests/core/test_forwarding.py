@@ -143,7 +143,7 @@ async def test_an_alert_arrives_with_what_was_announced(*, started: bool) -> Non
         await rig.__aenter__()
     sent = event(1)
     rig.forwarder.receive(rig.sender, event=sent, severity="security", channel="#audit")
-    assert len(rig.outstanding) == 1
+    assert rig.forwarder.waiting == 1
     await rig.background.settle()
     assert got == [(sent, "security", "#audit")]
     (report,) = rig.reports
@@ -151,7 +151,7 @@ async def test_an_alert_arrives_with_what_was_announced(*, started: bool) -> Non
         event=sent, severity="security", channel="#audit", waited=report.waited, took=report.took, error=None
     )
     assert [report.waited, report.took] == pytest.approx([0, 3])
-    assert (rig.forwarder.dispatched, rig.forwarder.failed, len(rig.outstanding)) == (1, 0, 0)
+    assert (rig.forwarder.dispatched, rig.forwarder.failed, rig.forwarder.waiting) == (1, 0, 0)
     await rig.__aexit__()
 
 
@@ -236,7 +236,7 @@ async def test_stopping_reports_what_is_left() -> None:
         rig.send(1, 2, 3)
     assert rig.outcomes == {"1": "stopped", "2": "stopped", "3": "stopped"}
     assert all(isinstance(report.error, AlertStoppedError) for report in rig.reports)
-    assert len(rig.outstanding) == 0
+    assert rig.forwarder.waiting == 0
 
 
 async def test_a_cancelled_caller_is_reported() -> None:
@@ -405,7 +405,7 @@ async def test_an_alert_that_is_interrupted_waits_for_no_other() -> None:
                 with moment:
                     rig.send(1)
             except TimeUp:
-                if not rig.outstanding.all():
+                if not rig.forwarder.waiting:
                     rig.send(1)  # as the trail does, where it was not received
             await rig.background.settle()
             assert rig.outcomes == {"1": "dispatched"}

@@ -76,7 +76,7 @@ class Alerts:
         announcer: Sends the signals.
         health: The trail's own incidents.
         watch: Looks at the clock and at the storage.
-        outstanding: The alerts that have no report yet.
+        outstanding: The events that are to be announced, and the alerts that were missed.
         forwarder: Receives the signal.
         was_stopped: Whether the trail was stopped, and has recorded no event since.
         catch_up: Resends the alerts that a durable dispatcher lacks; None without one, and while not started.
@@ -147,7 +147,7 @@ class Alerts:
     def counts(self) -> dict[str, int]:
         """How many alerts were dispatched, have failed, and wait."""
         forwarder = self.forwarder
-        return {"dispatched": forwarder.dispatched, "failed": forwarder.failed, "waiting": len(self.outstanding)}
+        return {"dispatched": forwarder.dispatched, "failed": forwarder.failed, "waiting": forwarder.waiting}
 
     @property
     def is_started(self) -> bool:

@@ -61,7 +61,7 @@ class CatchUp:
         storage: Has the events.
         policy: Says which of them alert.
         forwarder: Sends the alerts.
-        outstanding: Knows which alerts are on their way, and which were missed.
+        outstanding: Knows which events are still to be announced, and which alerts were missed.
         announce: Announces an event of an earlier run: a subclass of the trail may do so in its own way.
         health: Takes the failures.
     """
@@ -208,16 +208,19 @@ class CatchUp:
         }
         # Before the watch: such an alert is resent like one that never came.
         self._forwarder.give_up_lost()
-        in_hand = self._outstanding.watch(alerts)
+        self._outstanding.watch(alerts)
+        in_hand = self._forwarder.unreported
         for identity in await self._lacking(alerts.values()):
             if identity not in in_hand:
                 await self._resend(alerts[identity])
-        missed: frozenset[Identity] | None = None
-        while missed is None:
-            with anyio.move_on_after(LOOK_EVERY):
-                missed = await self._outstanding.until_reported()
+        is_waiting = True
+        while is_waiting:
+            # Nothing notifies when a loop is closed.
+            with anyio.move_on_after(LOOK_EVERY) as looking:
+                await self._outstanding.changed.until(lambda: alerts.keys().isdisjoint(self._forwarder.unreported))
             self._forwarder.give_up_lost()
-        if await self._lacking(alerts[identity] for identity in missed):
+            is_waiting = looking.cancelled_caught
+        if await self._lacking(alerts[identity] for identity in self._outstanding.missed):
             raise DeliveryError("the dispatcher did not take the alerts")
         index = _last_in_order(page, self._mark.sequence_number)
         if index is None and len(page) < _PAGE:

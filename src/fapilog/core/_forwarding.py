@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
 from typing import Any, Final
 
 import anyio
@@ -18,12 +19,12 @@ from ..record.errors import (
     AlertStoppedError,
     AlertTimeoutError,
 )
-from ..record.events import AuditEvent
+from ..record.events import AuditEvent, Identity, identity_of
 from ..tasks.background import Background
 from ..tasks.loops import Loop, is_without_loop
 from ..tasks.strangers import Log, contained
 from ._health import Health
-from ._outstanding import Outstanding, Pending
+from ._outstanding import Outstanding
 from .alerting import Alert, AlertDispatcher, DeliveryReport
 from .policy import CompliancePolicy
 from .signals import Aftermath, Announcer, alert_dispatched, alert_failed
@@ -34,6 +35,33 @@ _log: Final = Log("fapilog")
 
 # Turns of the event loop in which an alert surely gets from the buffer to the dispatcher.
 _TURNS: Final = 8
+
+
+class _Pending:
+    """
+    An alert that has no report yet.
+
+    Args:
+        sender: The trail that has announced it.
+        alert: The alert.
+        announced: The time of the announcement, on the forwarder's clock.
+
+    Attributes:
+        is_taken: Whether it will have a report: it is sent when its turn comes, or fails at once.
+        is_reported: Whether it has had its report.
+        loop: The loop in which it is sent; None if it waits for that in the buffer, or was announced without a loop.
+    """
+
+    __slots__ = ("alert", "announced", "context", "is_reported", "is_taken", "loop", "sender")
+
+    def __init__(self, sender: object, alert: Alert, announced: float) -> None:
+        self.sender = sender
+        self.alert = alert
+        self.announced = announced
+        self.is_taken = self.is_reported = False
+        self.loop: Loop | None = None
+        # The alert is sent in the context variables of the code that announced it.
+        self.context: Context = copy_context()
 
 
 class AlertForwarder:
@@ -52,7 +80,7 @@ class AlertForwarder:
         background: Runs the sends.
         announcer: Sends the reports.
         health: Takes the reports.
-        outstanding: Knows the alerts that have no report yet.
+        outstanding: Knows the events that are to be announced, and the alerts that were missed.
         aftermath: Knows the calls of the dispatcher, which may log events.
         timeout: Seconds that the dispatcher may take for one alert.
         concurrency: Alerts that are sent at once.
@@ -96,12 +124,25 @@ class AlertForwarder:
         """Become as new, in a forked child: the parent sends its alerts."""
         # Guards all that follows: alerts come from any thread.
         self._lock = threading.RLock()
-        self._buffer: deque[Pending] = deque()
-        self._sending: set[Pending] = set()
+        # The alerts without a report; of these, the alerts that wait in the buffer, and the alerts out of it that are
+        # being sent.
+        self._pending: dict[_Pending, None] = {}
+        self._buffer: deque[_Pending] = deque()
+        self._sending: set[_Pending] = set()
         # The task of the oldest alert has not begun. The next waits for that: trio begins tasks in any order.
         self._is_starting = False
         self.dispatched: int = 0
         self.failed: int = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many alerts have no report."""
+        return len(self._pending)
+
+    @property
+    def unreported(self) -> frozenset[Identity]:
+        """The events whose alerts have no report."""
+        return frozenset(identity_of(pending.alert.event) for pending in self._pending.copy())
 
     async def until_room(self) -> None:
         """Wait until the buffer is not full."""
@@ -119,30 +160,30 @@ class AlertForwarder:
 
     def receive(self, sender: object, *, event: AuditEvent, severity: str, channel: str | None = None) -> None:
         """Take one alert. Called by the signal, from any thread; never waits for the dispatcher or for a loop."""
-        pending: Pending | None = None
+        pending: _Pending | None = None
         try:
-            pending = Pending(sender, Alert(event, severity, channel), self._clock())
+            pending = _Pending(sender, Alert(event, severity, channel), self._clock())
             self._receive(pending)
         except BaseException:
             # A signal handler has raised: perhaps before the alert was on its way.
             if pending is None or not (pending.is_taken or pending.is_reported):
                 if pending is not None:
-                    self._outstanding.remove(pending)
-                self._receive(Pending(sender, Alert(event, severity, channel), self._clock()))
+                    self._pending.pop(pending, None)
+                self._receive(_Pending(sender, Alert(event, severity, channel), self._clock()))
             # Or before its task was started.
             self._start_next()
             raise
         finally:
             self._outstanding.announced(event.event_id)
 
-    def _receive(self, pending: Pending) -> None:
+    def _receive(self, pending: _Pending) -> None:
         event = pending.alert.event
         is_open = self._background.home is not None
         with self._lock:
             is_full = (len(self._buffer) if is_open else self._background.kept) >= self._limit
             is_missed = is_full and self._outstanding.miss(event)
             if not is_missed:
-                self._outstanding.add(pending)
+                self._pending[pending] = None
             if is_open and not is_full:
                 self._buffer.append(pending)
                 pending.is_taken = True
@@ -163,21 +204,21 @@ class AlertForwarder:
             self._buffer.clear()
             self._sending.clear()
             self._is_starting = False
-        for pending in self._outstanding.all():
+        for pending in tuple(self._pending.copy()):
             self._report(pending, AlertStoppedError(*why))
 
     def give_up_lost(self) -> None:
         """Fail the alerts whose event loop was closed around their sending."""
-        for pending in self._outstanding.all():
+        for pending in tuple(self._pending.copy()):
             if pending.loop is not None and pending.loop.is_closed:
                 self._report(pending, AlertStoppedError())
 
-    def _start(self, pending: Pending, send: Callable[[Pending], Coroutine[Any, Any, None]]) -> None:
+    def _start(self, pending: _Pending, send: Callable[[_Pending], Coroutine[Any, Any, None]]) -> None:
         # In a copy: where a signal handler has raised, two threads may start it, and a context is entered by one.
         start = functools.partial(self._background.start_soon, failed=functools.partial(self._end, pending))
         pending.context.copy().run(start, functools.partial(send, pending))
 
-    def _end(self, pending: Pending, error: Exception) -> None:
+    def _end(self, pending: _Pending, error: Exception) -> None:
         """Report an alert whose task *error* has ended: of a signal handler, and before the task could do so."""
         with self._lock:
             if self._buffer and self._buffer[0] is pending:
@@ -187,14 +228,14 @@ class AlertForwarder:
         self._report(pending, error)
         self._start_next()
 
-    def _next(self) -> Pending | None:
+    def _next(self) -> _Pending | None:
         """Return the oldest alert in the buffer if its task may begin; called with the lock held."""
         if not self._buffer or len(self._sending) >= self._concurrency or self._is_starting:
             return None
         self._is_starting = True
         return self._buffer[0]
 
-    async def _send_in_turn(self, pending: Pending) -> None:
+    async def _send_in_turn(self, pending: _Pending) -> None:
         """Send the first alert in the buffer; the next one is started when this begins, and when it ends."""
         with self._lock:
             self._is_starting = False
@@ -225,12 +266,12 @@ class AlertForwarder:
             self._start_first()
             raise
 
-    async def _send(self, pending: Pending) -> None:
+    async def _send(self, pending: _Pending) -> None:
         with self._aftermath.begun():
             await self._call_dispatcher(pending)
 
-    async def _call_dispatcher(self, pending: Pending) -> None:
-        if not self._outstanding.has(pending):
+    async def _call_dispatcher(self, pending: _Pending) -> None:
+        if pending not in self._pending:
             return  # given up before its turn came
         pending.loop = Loop.current()
         event, severity, channel = pending.alert
@@ -255,18 +296,18 @@ class AlertForwarder:
             raise
         self._report(pending, error, began=began)
 
-    def _report(self, pending: Pending, error: Exception | None, *, began: float | None = None) -> None:
+    def _report(self, pending: _Pending, error: Exception | None, *, began: float | None = None) -> None:
         try:
             # Else another thread has given it up.
-            if self._outstanding.remove(pending):
+            if self._pending.pop(pending, self) is None:
                 self._announce(pending, error, began)
         except BaseException:
             # A signal handler has raised: perhaps before the report was announced, or before it was noted.
-            self._outstanding.remove(pending)
+            self._pending.pop(pending, None)
             self._announce(pending, error, began)
             raise
 
-    def _announce(self, pending: Pending, error: Exception | None, began: float | None) -> None:
+    def _announce(self, pending: _Pending, error: Exception | None, began: float | None) -> None:
         """Announce the report of an alert, unless that was done, and note it."""
         event, severity, channel = pending.alert
         now = self._clock()

@@ -1,10 +1,9 @@
-"""The alerts that are on their way to the dispatcher, and those that it missed."""
+"""The events that are still to be announced, and the alerts that the dispatcher missed."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Collection
-from contextvars import Context, copy_context
 from typing import Final
 
 import anyio
@@ -12,48 +11,20 @@ import anyio
 from ..record.events import AuditEvent, Identity, identity_of
 from ..tasks.events import Condition
 from ..tasks.loops import Loop
-from .alerting import Alert
 
-__all__ = ["LOOK_EVERY", "Outstanding", "Pending"]
+__all__ = ["LOOK_EVERY", "Outstanding"]
 
 LOOK_EVERY: Final = 1.0
 """Seconds between two looks whether an event loop was closed around a call that is waited for."""
 
 
-class Pending:
-    """
-    An alert that has no report yet.
-
-    Args:
-        sender: The trail that has announced it.
-        alert: The alert.
-        announced: The time of the announcement, on the forwarder's clock.
-
-    Attributes:
-        is_taken: Whether it will have a report: it is sent when its turn comes, or fails at once.
-        is_reported: Whether it has had its report.
-        loop: The loop in which it is sent; None if it waits for that in the buffer, or was announced without a loop.
-    """
-
-    __slots__ = ("alert", "announced", "context", "is_reported", "is_taken", "loop", "sender")
-
-    def __init__(self, sender: object, alert: Alert, announced: float) -> None:
-        self.sender = sender
-        self.alert = alert
-        self.announced = announced
-        self.is_taken = self.is_reported = False
-        self.loop: Loop | None = None
-        # The alert is sent in the context variables of the code that announced it.
-        self.context: Context = copy_context()
-
-
 class Outstanding:
     """
-    The alerts that are on their way: to be announced, without a report, or missed.
+    The alerts that have not come to the forwarder yet, or that it could not send.
 
-    The trail notes an event before it is stored, and when it was announced. The forwarder notes an alert until its
-    report. A catch-up, while there is one, waits for both, and resends the alerts that were missed: that found the
-    buffer full, or failed. Any thread may call any method.
+    The trail notes an event before it is stored, and when it was announced. The forwarder notes an alert that found the
+    buffer full, or failed. A catch-up, while there is one, waits for the former, and resends the latter. Any thread may
+    call any method.
 
     Attributes:
         has_missed: Whether an alert was missed since `watch` was called.
@@ -64,15 +35,11 @@ class Outstanding:
         self._lock = threading.RLock()
         # By the event's id, the loop that announces it; None: a thread without a loop does.
         self._unannounced: dict[str, Loop | None] = {}
-        self._pending: dict[Pending, None] = {}
         self._watched: frozenset[Identity] = frozenset()
         self._missed: set[Identity] = set()
         self._is_resending = False
         self.has_missed: bool = False
         self.changed: Condition = Condition()
-
-    def __len__(self) -> int:
-        return len(self._pending)
 
     def expect(self, event_id: str) -> None:
         """Note an event that is announced as soon as it is stored, by this loop or thread."""
@@ -110,22 +77,6 @@ class Outstanding:
                 await self.changed.until(lambda: not before.keys() & self._unannounced.keys())
             is_waiting = looking.cancelled_caught
 
-    def add(self, pending: Pending) -> None:
-        """Note an alert until its report."""
-        self._pending[pending] = None
-
-    def has(self, pending: Pending) -> bool:
-        """Return whether an alert still has no report."""
-        return pending in self._pending
-
-    def remove(self, pending: Pending) -> bool:
-        """Note that an alert has its report; return False if it had one already."""
-        return self._pending.pop(pending, self) is None
-
-    def all(self) -> tuple[Pending, ...]:
-        """Return the alerts without a report."""
-        return tuple(self._pending.copy())
-
     def begin_resending(self) -> None:
         """Note that a catch-up resends the alerts that are missed from now on."""
         self._is_resending = True
@@ -144,16 +95,12 @@ class Outstanding:
                 self._missed.add(identity_of(event))
         return True
 
-    def watch(self, identities: Collection[Identity]) -> frozenset[Identity]:
-        """Note from now on which of these events' alerts are missed; return the events whose alerts have no report."""
+    def watch(self, identities: Collection[Identity]) -> None:
+        """Note from now on which of these events' alerts are missed."""
         with self._lock:
             self._watched, self._missed, self.has_missed = frozenset(identities), set(), False
-        return self._unreported()
 
-    async def until_reported(self) -> frozenset[Identity]:
-        """Wait until the alerts about all watched events have a report; return the events whose alerts were missed."""
-        await self.changed.until(lambda: not self._watched & self._unreported())
+    @property
+    def missed(self) -> frozenset[Identity]:
+        """The watched events whose alerts were missed."""
         return frozenset(self._missed)
-
-    def _unreported(self) -> frozenset[Identity]:
-        return frozenset(identity_of(pending.alert.event) for pending in self.all())
