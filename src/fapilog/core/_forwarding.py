@@ -228,13 +228,6 @@ class AlertForwarder:
         self._report(pending, error)
         self._start_next()
 
-    def _next(self) -> _Pending | None:
-        """Return the oldest alert in the buffer if its task may begin; called with the lock held."""
-        if not self._buffer or len(self._sending) >= self._concurrency or self._is_starting:
-            return None
-        self._is_starting = True
-        return self._buffer[0]
-
     async def _send_in_turn(self, pending: _Pending) -> None:
         """Send the first alert in the buffer; the next one is started when this begins, and when it ends."""
         with self._lock:
@@ -255,11 +248,15 @@ class AlertForwarder:
             self._start_first()
 
     def _start_first(self) -> None:
+        """Start the task of the oldest alert in the buffer, if it may begin."""
+        first: _Pending | None = None
         try:
             with self._lock:
-                following = self._next()
-            if following is not None:
-                self._start(following, self._send_in_turn)
+                if self._buffer and len(self._sending) < self._concurrency and not self._is_starting:
+                    self._is_starting = True
+                    first = self._buffer[0]
+            if first is not None:
+                self._start(first, self._send_in_turn)
         except BaseException:
             # A signal handler has raised: perhaps before the task was started, for which all others would wait.
             self._is_starting = False
@@ -300,14 +297,14 @@ class AlertForwarder:
         try:
             # Else another thread has given it up.
             if self._pending.pop(pending, self) is None:
-                self._announce(pending, error, began)
+                self._announce_report(pending, error, began)
         except BaseException:
             # A signal handler has raised: perhaps before the report was announced, or before it was noted.
             self._pending.pop(pending, None)
-            self._announce(pending, error, began)
+            self._announce_report(pending, error, began)
             raise
 
-    def _announce(self, pending: _Pending, error: Exception | None, began: float | None) -> None:
+    def _announce_report(self, pending: _Pending, error: Exception | None, began: float | None) -> None:
         """Announce the report of an alert, unless that was done, and note it."""
         event, severity, channel = pending.alert
         now = self._clock()
