@@ -22,9 +22,10 @@ from ...tasks.fork import call_in_child
 from ...tasks.life import Life
 from ...tasks.strangers import Log
 from .._inner import Managers
+from ._breaker import Terms
 from ._place import Place, Queue
 from ._rows import OutboxAlert, OutboxAttempt, OutboxState
-from ._sender import Sender, Terms
+from ._sender import Sender
 from ._store import Store
 
 __all__ = ["AnyOutbox"]

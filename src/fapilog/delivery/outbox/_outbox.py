@@ -9,8 +9,8 @@ from pathlib import Path
 from ...core.alerting import AlertDispatcher
 from ...record.options import require_path
 from ._any import AnyOutbox
+from ._breaker import SCHEDULE, Terms
 from ._file.place import OutboxFile
-from ._sender import SCHEDULE, Terms
 
 __all__ = ["Outbox"]
 
