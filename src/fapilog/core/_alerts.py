@@ -22,7 +22,6 @@ from ..tasks.loops import LoopClosedError, is_without_loop
 from ..tasks.strangers import Log, answer, contained
 from ._forwarding import AlertForwarder
 from ._health import Health, TrailReporter
-from ._outstanding import Outstanding
 from ._watch import Watch
 from .alerting import Alert, AlertDispatcher, is_resuming, reporter, require_dispatcher
 from .policy import CompliancePolicy
@@ -76,7 +75,6 @@ class Alerts:
         announcer: Sends the signals.
         health: The trail's own incidents.
         watch: Looks at the clock and at the storage.
-        outstanding: The events that are to be announced, and the alerts that were missed.
         forwarder: Receives the signal.
         was_stopped: Whether the trail was stopped, and has recorded no event since.
         catch_up: Resends the alerts that a durable dispatcher lacks; None without one, and while not started.
@@ -122,14 +120,12 @@ class Alerts:
             must_exist=must_exist,
             expected_head=expected_head,
         )
-        self.outstanding: Outstanding = Outstanding()
         self.forwarder: AlertForwarder = AlertForwarder(
             dispatcher,
             policy=policy,
             background=self.background,
             announcer=self.announcer,
             health=self.health,
-            outstanding=self.outstanding,
             aftermath=self.aftermath,
             timeout=timeout,
             concurrency=concurrency,
@@ -261,7 +257,7 @@ class Alerts:
         if self.background.home is not None:
             self.background.forget()
         self.catch_up = None
-        self.outstanding.end_resending()
+        self.forwarder.is_resending = False
         self.forwarder.give_up()
         self.announcer.give_up()
 
@@ -272,7 +268,6 @@ class Alerts:
         self.was_stopped = False
         self.background.forget()
         self.announcer.forget()
-        self.outstanding.__init__()  # type: ignore[misc]
         self.forwarder.forget()
         self.health.forget()
 
@@ -370,7 +365,6 @@ class Alerts:
             storage=self._storage,
             policy=self._policy,
             forwarder=self.forwarder,
-            outstanding=self.outstanding,
             announce=functools.partial(self._announce_again, announce),
             health=self.health,
         ) as catch_up:

@@ -6,25 +6,20 @@ import functools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from contextvars import Context, copy_context
 from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
 
-from ..record.errors import (
-    AlertBufferFullError,
-    AlertCancelledError,
-    AlertStoppedError,
-    AlertTimeoutError,
-)
+from ..record.errors import AlertBufferFullError, AlertCancelledError, AlertStoppedError, AlertTimeoutError
 from ..record.events import AuditEvent, Identity, identity_of
 from ..tasks.background import Background
+from ..tasks.events import Condition
 from ..tasks.loops import Loop, is_without_loop
 from ..tasks.strangers import Log, contained
 from ._health import Health
-from ._outstanding import Outstanding
 from .alerting import Alert, AlertDispatcher, DeliveryReport
 from .policy import CompliancePolicy
 from .signals import Aftermath, Announcer, alert_dispatched, alert_failed
@@ -33,6 +28,8 @@ __all__ = ["AlertForwarder"]
 
 _log: Final = Log("fapilog")
 
+# Seconds between two looks whether an event loop was closed around a call that is waited for: nothing notifies of that.
+_LOOK_EVERY: Final = 1.0
 # Turns of the event loop in which an alert surely gets from the buffer to the dispatcher.
 _TURNS: Final = 8
 
@@ -72,7 +69,9 @@ class AlertForwarder:
     is started, alerts wait in a bounded buffer, and up to *concurrency* of them are sent at once, in the trail's event
     loop. While it is not, the call of `log_event` sends its alert itself.
 
-    While a catch-up resends missed alerts, an alert that finds the buffer full has no report yet: it is received again.
+    It also knows the events that are announced as soon as they are stored, and the alerts that were missed: they found
+    the buffer full, or failed. While a catch-up resends these, an alert that finds the buffer full has no report yet:
+    it is received again.
 
     Args:
         dispatcher: Gets the alerts.
@@ -80,7 +79,6 @@ class AlertForwarder:
         background: Runs the sends.
         announcer: Sends the reports.
         health: Takes the reports.
-        outstanding: Knows the events that are to be announced, and the alerts that were missed.
         aftermath: Knows the calls of the dispatcher, which may log events.
         timeout: Seconds that the dispatcher may take for one alert.
         concurrency: Alerts that are sent at once.
@@ -90,6 +88,9 @@ class AlertForwarder:
     Attributes:
         dispatched: How many alerts the dispatcher has taken.
         failed: How many alerts failed.
+        is_resending: Whether a catch-up, which says so here, resends the alerts that are missed from now on.
+        has_missed: Whether an alert was missed since `watch` was called.
+        changed: Notified after every change.
     """
 
     def __init__(
@@ -100,7 +101,6 @@ class AlertForwarder:
         background: Background,
         announcer: Announcer,
         health: Health,
-        outstanding: Outstanding,
         aftermath: Aftermath,
         timeout: float,
         concurrency: int,
@@ -112,7 +112,6 @@ class AlertForwarder:
         self._background = background
         self._announcer = announcer
         self._health = health
-        self._outstanding = outstanding
         self._aftermath = aftermath
         self._timeout = timeout
         self._concurrency = concurrency
@@ -133,20 +132,41 @@ class AlertForwarder:
         self._is_starting = False
         self.dispatched: int = 0
         self.failed: int = 0
+        # By the id of an event that is to be announced, the loop that does so; None: a thread without a loop does.
+        self._unannounced: dict[str, Loop | None] = {}
+        self._watched: frozenset[Identity] = frozenset()
+        self._missed: set[Identity] = set()
+        self.is_resending: bool = False
+        self.has_missed: bool = False
+        self.changed: Condition = Condition()
 
     @property
     def waiting(self) -> int:
         """How many alerts have no report."""
         return len(self._pending)
 
-    @property
-    def unreported(self) -> frozenset[Identity]:
-        """The events whose alerts have no report."""
-        return frozenset(identity_of(pending.alert.event) for pending in self._pending.copy())
+    def expect(self, event_id: str) -> None:
+        """Note an event that is announced as soon as it is stored, by this loop or thread."""
+        self._unannounced[event_id] = Loop.here()
 
-    async def until_room(self) -> None:
-        """Wait until the buffer is not full."""
-        await self._outstanding.changed.until(lambda: len(self._buffer) < self._limit)
+    def announced(self, event_id: str) -> None:
+        """Note that an event was announced, or will not be."""
+        if event_id in self._unannounced:
+            self._unannounced.pop(event_id, None)
+            self.changed.notify()
+
+    def interrupted(self, event_id: str) -> bool:
+        """
+        Note that a signal handler ended the call that stores and announces an event, so that its alert may be missed.
+
+        Returns:
+            Whether nothing resends it: it was not received yet, and there is no catch-up.
+        """
+        is_lost = event_id in self._unannounced and not self.is_resending
+        self._unannounced.pop(event_id, None)
+        self.has_missed = True
+        self.changed.notify()
+        return is_lost
 
     async def make_room(self) -> None:
         """Let this loop send while the buffer is filling up, so that a tight loop does not fill it; soon returns."""
@@ -174,21 +194,21 @@ class AlertForwarder:
             self._start_next()
             raise
         finally:
-            self._outstanding.announced(event.event_id)
+            self.announced(event.event_id)
 
     def _receive(self, pending: _Pending) -> None:
         event = pending.alert.event
         is_open = self._background.home is not None
         with self._lock:
             is_full = (len(self._buffer) if is_open else self._background.kept) >= self._limit
-            is_missed = is_full and self._outstanding.miss(event)
+            is_missed = is_full and self._miss(event)
             if not is_missed:
                 self._pending[pending] = None
             if is_open and not is_full:
                 self._buffer.append(pending)
                 pending.is_taken = True
         if is_missed:
-            self._outstanding.changed.notify()
+            self.changed.notify()
         elif is_full:
             self._report(pending, AlertBufferFullError(self._limit))
         elif not is_open:
@@ -206,12 +226,6 @@ class AlertForwarder:
             self._is_starting = False
         for pending in tuple(self._pending.copy()):
             self._report(pending, AlertStoppedError(*why))
-
-    def give_up_lost(self) -> None:
-        """Fail the alerts whose event loop was closed around their sending."""
-        for pending in tuple(self._pending.copy()):
-            if pending.loop is not None and pending.loop.is_closed:
-                self._report(pending, AlertStoppedError())
 
     def _start(self, pending: _Pending, send: Callable[[_Pending], Coroutine[Any, Any, None]]) -> None:
         # In a copy: where a signal handler has raised, two threads may start it, and a context is entered by one.
@@ -264,10 +278,6 @@ class AlertForwarder:
             raise
 
     async def _send(self, pending: _Pending) -> None:
-        with self._aftermath.begun():
-            await self._call_dispatcher(pending)
-
-    async def _call_dispatcher(self, pending: _Pending) -> None:
         if pending not in self._pending:
             return  # given up before its turn came
         pending.loop = Loop.current()
@@ -275,23 +285,24 @@ class AlertForwarder:
         began = self._clock()
         error: Exception | None = None
         is_done = False
-        try:
-            with anyio.move_on_after(self._timeout):
-                # The call of `log_event` returns first. On asyncio it is woken a turn after the task that stores.
-                await anyio.lowlevel.checkpoint()
-                event = self._policy.for_dispatch(event)
-                with contained():
-                    await self._dispatcher.send_alert(event, severity=severity, channel=channel)
-                is_done = True
-            if not is_done:
-                error = AlertTimeoutError(self._timeout)
-        except Exception as raised:
-            error = raised
-        except BaseException:
-            stopped = self._background.leaving
-            self._report(pending, AlertStoppedError() if stopped else AlertCancelledError(), began=began)
-            raise
-        self._report(pending, error, began=began)
+        with self._aftermath.begun():
+            try:
+                with anyio.move_on_after(self._timeout):
+                    # The call of `log_event` returns first. On asyncio it is woken a turn after the task that stores.
+                    await anyio.lowlevel.checkpoint()
+                    event = self._policy.for_dispatch(event)
+                    with contained():
+                        await self._dispatcher.send_alert(event, severity=severity, channel=channel)
+                    is_done = True
+                if not is_done:
+                    error = AlertTimeoutError(self._timeout)
+            except Exception as raised:
+                error = raised
+            except BaseException:
+                stopped = self._background.leaving
+                self._report(pending, AlertStoppedError() if stopped else AlertCancelledError(), began=began)
+                raise
+            self._report(pending, error, began=began)
 
     def _report(self, pending: _Pending, error: Exception | None, *, began: float | None = None) -> None:
         try:
@@ -306,12 +317,9 @@ class AlertForwarder:
 
     def _announce_report(self, pending: _Pending, error: Exception | None, began: float | None) -> None:
         """Announce the report of an alert, unless that was done, and note it."""
-        event, severity, channel = pending.alert
-        now = self._clock()
+        event, now = pending.alert.event, self._clock()
         report = DeliveryReport(
-            event=event,
-            severity=severity,
-            channel=channel,
+            **pending.alert._asdict(),
             waited=(now if began is None else began) - pending.announced,
             took=0.0 if began is None else now - began,
             error=error,
@@ -331,6 +339,60 @@ class AlertForwarder:
                 self.dispatched += error is None
                 self.failed += error is not None
         if error is not None:
-            self._outstanding.miss(event)
-        self._outstanding.changed.notify()
+            self._miss(event)
+        self.changed.notify()
         self._health.reported(report, pending.announced)
+
+    # -- for the catch-up
+
+    def _miss(self, event: AuditEvent) -> bool:
+        """Note an alert for the catch-up to resend; return False if it can't, or if there is none."""
+        if not self.is_resending or event.sequence_number is None:
+            return False
+        with self._lock:
+            self.has_missed = True
+            if identity_of(event) in self._watched:
+                self._missed.add(identity_of(event))
+        return True
+
+    async def until_room(self) -> None:
+        """Wait until the buffer is not full."""
+        await self.changed.until(lambda: len(self._buffer) < self._limit)
+
+    async def until_announced(self) -> None:
+        """Wait until the events that are expected now were announced, or the loops of their calls were closed."""
+        before = self._unannounced.copy()
+        await self._until(lambda: before.keys().isdisjoint(self._unannounced))
+
+    def watch(self, identities: Collection[Identity]) -> frozenset[Identity]:
+        """Note from now on which of these events' alerts are missed; return the events whose alerts have no report."""
+        # Before: such an alert is resent like one that never came.
+        self._give_up_lost()
+        with self._lock:
+            self._watched, self._missed, self.has_missed = frozenset(identities), set(), False
+        return self._unreported()
+
+    async def until_reported(self) -> frozenset[Identity]:
+        """Wait until the alerts about all watched events have a report; return the events whose alerts were missed."""
+        await self._until(lambda: self._watched.isdisjoint(self._unreported()))
+        return frozenset(self._missed)
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        is_waiting = True
+        while is_waiting:
+            self._give_up_lost()
+            with anyio.move_on_after(_LOOK_EVERY) as looking:
+                await self.changed.until(holds)
+            is_waiting = looking.cancelled_caught
+
+    def _give_up_lost(self) -> None:
+        """Expect nothing of loops that were closed, and fail the alerts that were being sent there."""
+        for event_id, loop in self._unannounced.copy().items():
+            if loop is not None and loop.is_closed:
+                self._unannounced.pop(event_id, None)
+        for pending in tuple(self._pending.copy()):
+            if pending.loop is not None and pending.loop.is_closed:
+                self._report(pending, AlertStoppedError())
+
+    def _unreported(self) -> frozenset[Identity]:
+        return frozenset(identity_of(pending.alert.event) for pending in self._pending.copy())

@@ -444,11 +444,11 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
         except BaseException:
             self._interrupted(event)
             raise
-        self._alerts.outstanding.announced(event.event_id)
+        self._alerts.forwarder.announced(event.event_id)
 
     def _interrupted(self, event: AuditEvent) -> None:
         """Have *event* announced if it is stored: a signal handler has ended the call that would have done so."""
-        if self._alerts.outstanding.interrupted(event.event_id):
+        if self._alerts.forwarder.interrupted(event.event_id):
             self._alerts.background.start_soon(functools.partial(self._announce_if_stored, event))
 
     async def _announce_if_stored(self, event: AuditEvent) -> None:
@@ -503,23 +503,23 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
         if self.policy.alerts_on(stored):
             self._announce(stored)
         else:
-            self._alerts.outstanding.announced(stored.event_id)
+            self._alerts.forwarder.announced(stored.event_id)
         if self._rules is not None and stored.event_type in self._counted:
             self._rules.apply(stored, self._record_rule)
 
     async def _expected(self, event: AuditEvent, storing: Coroutine[Any, Any, Seal | None]) -> AuditEvent | None:
         """Return *event* with its place when it is stored, which is announced next; None if it is stored already."""
-        outstanding = self._alerts.outstanding
-        outstanding.expect(event.event_id)
+        forwarder = self._alerts.forwarder
+        forwarder.expect(event.event_id)
         try:
             seal = await storing
         except StoringInterruptedError:
             raise
         except AuditStorageError:
-            outstanding.announced(event.event_id)
+            forwarder.announced(event.event_id)
             raise
         if seal is None:
-            outstanding.announced(event.event_id)
+            forwarder.announced(event.event_id)
             return None
         return chain.sealed(event, seal)
 
