@@ -158,7 +158,7 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
             storage=self._storage,
             files=keeping.incident_files,
             announce=self._announce,
-            store=self._store,
+            store=self._store_recovery,
             record=self._record,
             replication=self.replication,
             must_exist=require_bool("must_exist", must_exist),
@@ -194,6 +194,7 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
                 background=self._alerts.background,
                 health=self._alerts.health,
                 aftermath=self._alerts.aftermath,
+                record=self._record_rule,
             )
         # The types of the events that the rules count.
         self._counted: tuple[AuditEventType, ...] = () if self._rules is None else self._rules.kinds
@@ -220,7 +221,7 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
         # First of all: a `stop` that is called while something else is awaited must find the alerts started.
         await self._alerts.start(self, self._send_compliance_alert)
         if self._rules is not None:
-            self._rules.start(self._record_rule)
+            self._rules.start()
         if self.is_started:
             await self._own_records.started(self.log_event)
 
@@ -339,7 +340,7 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
                 event = noted(event)
                 await self._recorder.record(event, chain.body(event), once=once, quietly=True)
             else:
-                await self._store_and_announce(event, record, once=once)
+                await self._store_and_send(event, record, once=once)
         except BaseException as error:
             # The same as `without_frames`, without a second coroutine for every event.
             leave_frames_out(error, handled)
@@ -472,7 +473,8 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
     def _emit(self, event: AuditEvent) -> None:
         self._alerts.announcer.announce(compliance_alert, self, **self.policy.alert_about(event)._asdict())
 
-    async def _store_and_announce(self, event: AuditEvent, record: bytes, *, once: bool) -> None:
+    async def _store_and_send(self, event: AuditEvent, record: bytes, *, once: bool) -> None:
+        """Store and announce an event, and send its alert here if the trail is not started."""
         self._alerts.forget_closed_loop()
         with self._alerts.background.collecting() as calls:
             try:
@@ -505,7 +507,7 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
         else:
             self._alerts.forwarder.announced(stored.event_id)
         if self._rules is not None and stored.event_type in self._counted:
-            self._rules.apply(stored, self._record_rule)
+            self._rules.apply(stored)
 
     async def _expected(self, event: AuditEvent, storing: Coroutine[Any, Any, Seal | None]) -> AuditEvent | None:
         """Return *event* with its place when it is stored, which is announced next; None if it is stored already."""
@@ -533,8 +535,8 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
         """Store an event of the trail about itself, and announce it if the policy says so."""
         await self._store_then_announce(event, chain.storable(event))
 
-    async def _store(self, event: AuditEvent) -> AuditEvent:
-        """Store an event of the trail's own, which is announced next."""
+    async def _store_recovery(self, event: AuditEvent) -> AuditEvent:
+        """Store the recovery of a part of the trail, which is announced next."""
         storing = self._recorder.store(event, chain.storable(event), alerts=self._kept(event))
         return await self._expected(event, storing) or event
 
