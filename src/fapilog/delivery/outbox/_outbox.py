@@ -69,8 +69,8 @@ class AnyOutbox(Uncopied):
         self._managers = Managers([inner])
         self._stop_timeout = terms.stop_timeout
         self._store = Store(name, place, now)
-        self._sender = Sender(self._store, inner, terms)
         self._background = Background()
+        self._sender = Sender(self._store, inner, terms, self._background)
         self._life: Life | None = None
         self._times_entered = 0
         call_in_child(self, AnyOutbox._forget)
@@ -122,7 +122,7 @@ class AnyOutbox(Uncopied):
             try:
                 async with self._background.open():
                     self._sender.enter()
-                    self._background.start_soon(lambda: self._sender.work(self._background))
+                    self._background.start_soon(self._sender.work)
                     yield
                     self._sender.leave()
                     await life.within(self._stop_timeout, self._background.settle)

@@ -102,15 +102,17 @@ class Sender:
         store: Stores the alerts.
         inner: Makes one attempt per call.
         terms: When the target is called, and how often.
+        background: Runs the task and the lanes.
 
     Attributes:
         state: How many alerts were in the outbox when they were last counted.
     """
 
-    def __init__(self, store: Store, inner: AlertDispatcher, terms: Terms) -> None:
+    def __init__(self, store: Store, inner: AlertDispatcher, terms: Terms, background: Background) -> None:
         self._store = store
         self._inner = inner
         self._terms = terms
+        self._background = background
         self._forget()
         call_in_child(self, Sender._forget)
 
@@ -144,13 +146,13 @@ class Sender:
         self._leaving = True
         self._store.wake()
 
-    async def work(self, background: Background) -> None:
-        """Send the alerts that are due, in tasks of *background*, until `leave` is called and none is due."""
+    async def work(self) -> None:
+        """Send the alerts that are due, until `leave` is called and none is due."""
         while True:
             # Made before the exchange, so that no change during the exchange is missed.
             changed = self._store.watch()
             try:
-                wait = await self._exchange(background)
+                wait = await self._exchange()
             except FapilogError:
                 wait = _MENDING * random.uniform(1.0, 1.2)  # noqa: S311  spreads load
             except Exception:
@@ -199,7 +201,7 @@ class Sender:
 
     # -- the store
 
-    async def _exchange(self, background: Background) -> float:
+    async def _exchange(self) -> float:
         """
         Tell the store the news, start sending the alerts that are due, and return the seconds until there may be more.
 
@@ -209,9 +211,9 @@ class Sender:
         began = clock = anyio.current_time()
         answer = await self._tell_store(room=self._breaker.room(len(self._claims.held), clock))
         self._claims.add(answer.claims, until=clock + self._terms.lease)
-        while self._lanes < min(self._breaker.lanes, len(self._claims.waiting)) and background.home is not None:
+        while self._lanes < min(self._breaker.lanes, len(self._claims.waiting)) and self._background.home is not None:
             self._lanes += 1
-            background.start_soon(self._lane)
+            self._background.start_soon(self._lane)
         # Other processes may leave claims behind, and leases must be renewed.
         look = self._terms.lease / (3 if self._claims.held else 1)
         if self._is_stale:
