@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import anyio
 
-from ..record.chain import ChainHead
 from ..record.events import AuditEvent, handed_out
 from ..storage.closing import close_in_time
 from ..storage.protocol import AuditStorage, KeptAlert
@@ -22,6 +21,7 @@ from ..tasks.loops import LoopClosedError, is_without_loop
 from ..tasks.strangers import Log, answer, contained
 from ._forwarding import AlertForwarder
 from ._health import Health, TrailReporter
+from ._keeping import Expected
 from ._watch import Watch
 from .alerting import Alert, AlertDispatcher, is_resuming, reporter, require_dispatcher
 from .policy import CompliancePolicy
@@ -57,8 +57,7 @@ class Alerts:
         store: Stores an event of the trail's own; likewise.
         record: Stores an event of the trail about itself, and announces it if the policy says so; likewise.
         replication: Copies the records from the start to the end; None without a replica.
-        must_exist: Whether the trail must have a record already.
-        expected_head: The head that the trail must hold; None if it need not.
+        expected: The trail that has to be in the storage already.
         timeout: Seconds that the dispatcher may take to be entered; and it, or an asynchronous receiver, for one alert.
         concurrency: Alerts that are sent at once.
         buffer: Alerts that may wait.
@@ -91,8 +90,7 @@ class Alerts:
         store: Callable[[AuditEvent], Coroutine[Any, Any, AuditEvent]],
         record: Callable[[AuditEvent], Coroutine[Any, Any, None]],
         replication: Replication | None,
-        must_exist: bool,
-        expected_head: ChainHead | None,
+        expected: Expected,
         timeout: float,
         concurrency: int,
         buffer: int,
@@ -102,6 +100,7 @@ class Alerts:
         self.kept_in: Callable[[object, Alert], Sequence[str]] | None = getattr(dispatcher, "kept_in", None)
         self._policy = policy
         self._storage = storage
+        self._expected = expected
         self._replication = replication
         self._timeout = timeout
         self._stop_timeout = stop_timeout
@@ -111,15 +110,7 @@ class Alerts:
             self.background, self.aftermath, ours=AlertForwarder.receive, timeout=timeout, limit=buffer
         )
         self.health: Health = Health(policy, self.background, announce=announce, store=store, files=files)
-        self.watch: Watch = Watch(
-            storage,
-            policy=policy,
-            background=self.background,
-            health=self.health,
-            record=record,
-            must_exist=must_exist,
-            expected_head=expected_head,
-        )
+        self.watch: Watch = Watch(storage, policy=policy, background=self.background, health=self.health, record=record)
         self.forwarder: AlertForwarder = AlertForwarder(
             dispatcher,
             policy=policy,
@@ -292,7 +283,7 @@ class Alerts:
         try:
             await self.watch.warn_if_in_trouble()
             if self._policy.enabled:
-                await self.watch.expect()
+                await self._expected.find()
             await self.health.enter()
             async with self._dispatcher_entered(trail, life), self.background.open():
                 await self.watch.look_soon()
@@ -317,7 +308,9 @@ class Alerts:
         await self._send_kept()
         self.announcer.give_up()
         await self.health.leave()
-        self.watch.doubt()
+        # Nothing that was seen counts any more: at the next start or event, look again.
+        self._expected.doubt()
+        self.watch.due = 0.0
         await close_in_time(self._storage)
 
     async def _send_kept(self) -> None:

@@ -24,7 +24,7 @@ from ..record.events import AuditEvent
 from ..record.intake import CommonFields, EventFields, recorded
 from ..record.kinds import RULE_MET, AuditEventType, AuditLogLevel, ComplianceLevel, member
 from ..record.later import imported_later, loading
-from ..record.options import require, require_bool, require_kind_or_none
+from ..record.options import require, require_kind_or_none
 from ..record.parties import Target
 from ..record.privacy import Uncopied, leave_frames_out, without_frames
 from ..storage.protocol import AuditStorage, EventFilter, KeptAlert
@@ -35,7 +35,7 @@ from ..tasks import groupcommit, portal  # noqa: F401  # isort: skip  # pyright:
 from ..tasks.fork import call_in_child
 from ..tasks.loops import LoopClosedError, finished
 from ._alerts import Alerts
-from ._keeping import Keeping, archive_of
+from ._keeping import Expected, Keeping, archive_of
 from ._ownrecords import OwnRecords
 from ._recording import Recorder
 from .alerting import AlertDispatcher, NoopAlertDispatcher
@@ -139,8 +139,8 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
         replica: AuditStorage | None = None,
         lag_limit: float | None = None,
     ) -> None:
-        expected = "a CompliancePolicy; a path goes to storage_path="
-        require_kind_or_none("policy", policy, CompliancePolicy, expected=expected)
+        words = "a CompliancePolicy; a path goes to storage_path="
+        require_kind_or_none("policy", policy, CompliancePolicy, expected=words)
         policy = CompliancePolicy() if policy is None else policy
         self.policy: CompliancePolicy = policy
         keeping = Keeping(
@@ -152,6 +152,7 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
         self._asked = keeping.asked
         self._archive = keeping.archive
         self._stop_timeout = stop_timeout
+        expected = Expected(self._storage, must_exist=must_exist, head=expected_head)
         self._alerts = Alerts(
             NoopAlertDispatcher() if alert_dispatcher is None else alert_dispatcher,
             policy=policy,
@@ -161,8 +162,7 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
             store=self._store_recovery,
             record=self._record,
             replication=self.replication,
-            must_exist=require_bool("must_exist", must_exist),
-            expected_head=expected_head,
+            expected=expected,
             timeout=require("alert_timeout", alert_timeout, above=0),
             concurrency=require("alert_concurrency", alert_concurrency, at_least=1, whole=True),
             buffer=require("alert_buffer", alert_buffer, at_least=1, whole=True),
@@ -182,7 +182,7 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
             "log_level": AuditLogLevel.INFO,
         }
         self._limits = (policy.max_text_characters, policy.max_message_characters, policy.max_record_bytes)
-        self._recorder = Recorder(self._storage, self._alerts)
+        self._recorder = Recorder(self._storage, expected, self._alerts)
         self._own_records = OwnRecords(policy)
         self._rules: Rules | None = None
         if policy.rules and policy.enabled:
