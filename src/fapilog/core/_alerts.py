@@ -14,23 +14,21 @@ import anyio
 
 from ..record.events import AuditEvent, handed_out
 from ..storage.closing import close_in_time
-from ..storage.protocol import AuditStorage, KeptAlert
+from ..storage.protocol import KeptAlert
 from ..tasks.background import Background
 from ..tasks.life import Life
 from ..tasks.loops import LoopClosedError, is_without_loop
 from ..tasks.strangers import Log, answer, contained
 from ._forwarding import AlertForwarder
 from ._health import Health, TrailReporter
-from ._keeping import Expected
+from ._keeping import Expected, Keeping
 from ._watch import Watch
 from .alerting import Alert, AlertDispatcher, is_resuming, reporter, require_dispatcher
 from .policy import CompliancePolicy
 from .signals import Aftermath, Announcer, compliance_alert
 
 if TYPE_CHECKING:
-    from ..storage.replication import Replication
     from ._catchup import CatchUp
-    from ._incidentfiles import IncidentFiles
 
 __all__ = ["Alerts"]
 
@@ -51,12 +49,10 @@ class Alerts:
     Args:
         dispatcher: Gets the alerts.
         policy: The trail's policy.
-        storage: The trail's storage.
-        files: Keep open incidents for the next process; None if no file does.
+        keeping: The trail's storage, with its replica and the files for its incidents.
         announce: Announces an event of the trail's own; a bound method, held weakly.
         store: Stores an event of the trail's own; likewise.
         record: Stores an event of the trail about itself, and announces it if the policy says so; likewise.
-        replication: Copies the records from the start to the end; None without a replica.
         expected: The trail that has to be in the storage already.
         timeout: Seconds that the dispatcher may take to be entered; and it, or an asynchronous receiver, for one alert.
         concurrency: Alerts that are sent at once.
@@ -84,12 +80,10 @@ class Alerts:
         dispatcher: AlertDispatcher,
         *,
         policy: CompliancePolicy,
-        storage: AuditStorage,
-        files: IncidentFiles | None,
+        keeping: Keeping,
         announce: Callable[[AuditEvent], None],
         store: Callable[[AuditEvent], Coroutine[Any, Any, AuditEvent]],
         record: Callable[[AuditEvent], Coroutine[Any, Any, None]],
-        replication: Replication | None,
         expected: Expected,
         timeout: float,
         concurrency: int,
@@ -99,9 +93,9 @@ class Alerts:
         self.dispatcher: AlertDispatcher = require_dispatcher("alert_dispatcher", dispatcher)
         self.kept_in: Callable[[object, Alert], Sequence[str]] | None = getattr(dispatcher, "kept_in", None)
         self._policy = policy
-        self._storage = storage
+        self._storage = keeping.storage
         self._expected = expected
-        self._replication = replication
+        self._replication = keeping.replication
         self._timeout = timeout
         self._stop_timeout = stop_timeout
         self.background: Background = Background()
@@ -109,8 +103,12 @@ class Alerts:
         self.announcer: Announcer = Announcer(
             self.background, self.aftermath, ours=AlertForwarder.receive, timeout=timeout, limit=buffer
         )
-        self.health: Health = Health(policy, self.background, announce=announce, store=store, files=files)
-        self.watch: Watch = Watch(storage, policy=policy, background=self.background, health=self.health, record=record)
+        self.health: Health = Health(
+            policy, self.background, announce=announce, store=store, files=keeping.incident_files
+        )
+        self.watch: Watch = Watch(
+            keeping.storage, policy=policy, background=self.background, health=self.health, record=record
+        )
         self.forwarder: AlertForwarder = AlertForwarder(
             dispatcher,
             policy=policy,

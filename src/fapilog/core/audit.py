@@ -156,12 +156,10 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
         self._alerts = Alerts(
             NoopAlertDispatcher() if alert_dispatcher is None else alert_dispatcher,
             policy=policy,
-            storage=self._storage,
-            files=keeping.incident_files,
+            keeping=keeping,
             announce=self._announce,
             store=self._store_recovery,
             record=self._record,
-            replication=self.replication,
             expected=expected,
             timeout=require("alert_timeout", alert_timeout, above=0),
             concurrency=require("alert_concurrency", alert_concurrency, at_least=1, whole=True),
