@@ -18,10 +18,9 @@ import msgspec
 from fapilog import AuditEvent, NoopAlertDispatcher
 from fapilog.core.alerting import Alert
 from fapilog.delivery.outbox import Outbox
-from fapilog.delivery.outbox._claims import Ending, Verdict
 from fapilog.delivery.outbox._file.place import OutboxFile
 from fapilog.delivery.outbox._file.queue import FileQueue
-from fapilog.delivery.outbox._place import Request
+from fapilog.delivery.outbox._place import Ending, Request, Verdict
 from fapilog.providers.webhook import WebhookDispatcher
 
 from .providing import an_event_each, origin, requests_of

@@ -9,7 +9,7 @@ import pytest
 from fapilog import AuditEvent, AuditEventType, AuditLogLevel, ErrorDetails, PermanentDeliveryError
 from fapilog.core.alerting import Alert, DeliveryReport
 from fapilog.delivery.outbox import OutboxAlert, OutboxAttempt
-from fapilog.delivery.outbox._claims import Claim, Ending, Verdict
+from fapilog.delivery.outbox._place import Claim, Ending, Verdict
 from fapilog.storage.protocol import EventFilter
 
 EVENT_ID = "0b0e1c1a-9c5e-4f5c-8a55-3f6f2a8f7d11"

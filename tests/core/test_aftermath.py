@@ -143,7 +143,7 @@ async def test_a_worker_that_a_receiver_has_started_is_heard_again(
     """What a long-lived task logs that a receiver has started is announced when the alert is an old story."""
     dispatcher = RecordingDispatcher()
     trail = AuditTrail(storage_path=tmp_path, alert_dispatcher=dispatcher, alert_timeout=timeout)
-    trail._alerts.aftermath._clock = anyio.current_time
+    trail._alerts.aftermath.clock = anyio.current_time
     async with anyio.create_task_group() as tasks:
 
         async def work() -> None:

@@ -21,7 +21,6 @@ from fapilog import (
     alert_failed,
     compliance_alert,
 )
-from fapilog.core._outstanding import Outstanding
 from fapilog.delivery.digest import Digest
 from fapilog.delivery.outbox import Outbox
 from fapilog.record.damage import DamagedRecord
@@ -245,18 +244,18 @@ def test_an_alert_is_resent_wherever_its_loop_was_closed_around_it(steps: int) -
 
 async def test_an_event_is_no_longer_expected_when_its_loop_is_closed() -> None:
     """A wait for an event to be announced ends when the loop of its call is closed, before the wait or meanwhile."""
-    outstanding = Outstanding()
+    forwarder = AuditTrail(storage=MemoryStorage())._alerts.forwarder
     loop = asyncio.new_event_loop()
 
     async def expect() -> None:
-        outstanding.expect("1")
+        forwarder.expect("1")
 
     await anyio.to_thread.run_sync(loop.run_until_complete, expect())
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(outstanding.until_announced)
+        tasks.start_soon(forwarder.until_announced)
         await anyio.wait_all_tasks_blocked()
         loop.close()
-    await outstanding.until_announced()
+    await forwarder.until_announced()
 
 
 def test_an_outbox_withholds_no_alert_of_a_call_whose_loop_was_closed(tmp_path: Path) -> None:

@@ -29,7 +29,6 @@ from fapilog import (
 from fapilog.core import _forwarding
 from fapilog.core._forwarding import AlertForwarder
 from fapilog.core._health import Health
-from fapilog.core._outstanding import Outstanding
 from fapilog.core.signals import Aftermath, Announcer
 from fapilog.tasks.background import Background
 from tests.doubles.interrupting import moments
@@ -84,7 +83,6 @@ class Rig:
         self.background = Background()
         self.running = Running(self.background)
         self.is_entered = False
-        self.outstanding = Outstanding()
         self.health = Health(CompliancePolicy(real_time_alerts=False), self.background, announce=nothing, store=unused)
         self.reports: list[DeliveryReport] = []
         self.forwarder = AlertForwarder(
@@ -93,7 +91,6 @@ class Rig:
             background=self.background,
             announcer=Announcer(self.background, Aftermath(0), ours=bool, timeout=10, limit=100),
             health=self.health,
-            outstanding=self.outstanding,
             aftermath=Aftermath(0),
             **{"timeout": 10.0, "concurrency": 2, "buffer": 5, "clock": anyio.current_time, **options},
         )
@@ -143,7 +140,7 @@ async def test_an_alert_arrives_with_what_was_announced(*, started: bool) -> Non
         await rig.__aenter__()
     sent = event(1)
     rig.forwarder.receive(rig.sender, event=sent, severity="security", channel="#audit")
-    assert len(rig.outstanding) == 1
+    assert rig.forwarder.waiting == 1
     await rig.background.settle()
     assert got == [(sent, "security", "#audit")]
     (report,) = rig.reports
@@ -151,7 +148,7 @@ async def test_an_alert_arrives_with_what_was_announced(*, started: bool) -> Non
         event=sent, severity="security", channel="#audit", waited=report.waited, took=report.took, error=None
     )
     assert [report.waited, report.took] == pytest.approx([0, 3])
-    assert (rig.forwarder.dispatched, rig.forwarder.failed, len(rig.outstanding)) == (1, 0, 0)
+    assert (rig.forwarder.dispatched, rig.forwarder.failed, rig.forwarder.waiting) == (1, 0, 0)
     await rig.__aexit__()
 
 
@@ -236,7 +233,7 @@ async def test_stopping_reports_what_is_left() -> None:
         rig.send(1, 2, 3)
     assert rig.outcomes == {"1": "stopped", "2": "stopped", "3": "stopped"}
     assert all(isinstance(report.error, AlertStoppedError) for report in rig.reports)
-    assert len(rig.outstanding) == 0
+    assert rig.forwarder.waiting == 0
 
 
 async def test_a_cancelled_caller_is_reported() -> None:
@@ -367,12 +364,12 @@ async def test_an_alert_too_many_that_is_interrupted_has_a_report() -> None:
         rig, full = Rig(Dispatcher(), buffer=1), event(2)
         rig.send(1)
         receive = functools.partial(rig.forwarder.receive, rig.sender, event=full, severity="security")
-        rig.outstanding.expect(full.event_id)
+        rig.forwarder.expect(full.event_id)
         try:
             with moment:
                 receive()
         except TimeUp:
-            if rig.outstanding.interrupted(full.event_id):
+            if rig.forwarder.interrupted(full.event_id):
                 # The trail, which is called for that, announces it again.
                 receive()
         assert rig.outcomes == {"2": "buffer_full"}
@@ -405,7 +402,7 @@ async def test_an_alert_that_is_interrupted_waits_for_no_other() -> None:
                 with moment:
                     rig.send(1)
             except TimeUp:
-                if not rig.outstanding.all():
+                if not rig.forwarder.waiting:
                     rig.send(1)  # as the trail does, where it was not received
             await rig.background.settle()
             assert rig.outcomes == {"1": "dispatched"}

@@ -225,7 +225,7 @@ async def test_an_event_that_is_only_counted_is_not_announced(tmp_path: Path) ->
         for _ in range(2):
             await trail.log_event(AuditEventType.DATA_ACCESS, "m")
         event = AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="m")
-        trail._alerts.outstanding.expect(event.event_id)
+        trail._alerts.forwarder.expect(event.event_id)
         await trail._storage.append(event)
         trail._interrupted(event)
         await trail.drain()
@@ -246,7 +246,7 @@ async def test_a_receiver_that_exits_in_the_background_does_not_end_the_loop(tmp
         with suppress(SystemExit):
             await trail.log_event(AuditEventType.AUTHENTICATION_FAILED, "m")
         (event,) = await trail.get_events(event_type=AuditEventType.AUTHENTICATION_FAILED)
-        trail._alerts.outstanding.expect(event.event_id)
+        trail._alerts.forwarder.expect(event.event_id)
         trail._interrupted(event)
         await trail.drain()
     assert len(calls) == 2

@@ -22,7 +22,7 @@ from fapilog import (
 )
 from fapilog.core.alerting import Alert, reporter
 from fapilog.delivery.outbox import Outbox, OutboxState
-from fapilog.delivery.outbox._any import AnyOutbox
+from fapilog.delivery.outbox._outbox import AnyOutbox
 from fapilog.delivery.outbox._place import Queue
 from fapilog.delivery.outbox.postgres import PostgresOutbox
 from fapilog.storage.postgres import PostgresStorage

@@ -31,7 +31,12 @@ class Process:
         self.error: Exception | None = None
         health = Health(CompliancePolicy(), self.background, announce=self.incidents.append, store=self._keep)
         self.rules = Rules(
-            rules, storage=storage, background=self.background, health=health, aftermath=Aftermath(seconds=30)
+            rules,
+            storage=storage,
+            background=self.background,
+            health=health,
+            aftermath=Aftermath(seconds=30),
+            record=self._record,
         )
 
     async def log(self, seconds: float, kind: str = "authentication_failed", **fields: Any) -> AuditEvent:
@@ -46,7 +51,7 @@ class Process:
         assert seal is not None
         stored = sealed(event, seal)
         if stored.event_type in self.rules.kinds:
-            self.rules.apply(stored, self._record)
+            self.rules.apply(stored)
         return stored
 
     async def count(self) -> None:
@@ -55,7 +60,7 @@ class Process:
 
     async def start(self) -> None:
         """Count what earlier processes have left."""
-        self.rules.start(self._record)
+        self.rules.start()
         await self.count()
 
     async def _record(self, message: str, **fields: Any) -> None:

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from fapilog import PermanentDeliveryError
 from fapilog.core.alerting import Alert
-from fapilog.delivery.outbox._claims import Ending, Verdict
 from fapilog.delivery.outbox._file.place import OutboxFile
 from fapilog.delivery.outbox._file.queue import FileQueue
-from fapilog.delivery.outbox._place import Request
+from fapilog.delivery.outbox._place import Ending, Request, Verdict
 from tests.doubles.scripted_dispatcher import an_event
 
 __all__ = ["GOOD", "NUMBERS", "SPOILED", "Spoilt", "an_outbox", "spoil", "spoil_outbox", "spoils"]

@@ -12,7 +12,7 @@ import pytest
 from fapilog import AuditEvent, DeliveryReport
 from fapilog.core.alerting import reporter
 from fapilog.delivery.outbox import Outbox, _sender
-from fapilog.delivery.outbox._any import AnyOutbox
+from fapilog.delivery.outbox._outbox import AnyOutbox
 
 __all__ = [
     "DAY",

@@ -19,7 +19,7 @@ import anyio.to_thread
 
 from fapilog import AuditEventType, AuditStorageError, AuditTrail, FileStorage
 from fapilog.delivery.outbox import Outbox
-from fapilog.delivery.outbox._any import AnyOutbox
+from fapilog.delivery.outbox._outbox import AnyOutbox
 from fapilog.providers.webhook import WebhookDispatcher
 from fapilog.storage.protocol import AuditStorage
 

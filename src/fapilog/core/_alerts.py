@@ -12,26 +12,23 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import anyio
 
-from ..record.chain import ChainHead
 from ..record.events import AuditEvent, handed_out
 from ..storage.closing import close_in_time
-from ..storage.protocol import AuditStorage, KeptAlert
+from ..storage.protocol import KeptAlert
 from ..tasks.background import Background
 from ..tasks.life import Life
 from ..tasks.loops import LoopClosedError, is_without_loop
 from ..tasks.strangers import Log, answer, contained
 from ._forwarding import AlertForwarder
 from ._health import Health, TrailReporter
-from ._outstanding import Outstanding
+from ._keeping import Expected, Keeping
 from ._watch import Watch
 from .alerting import Alert, AlertDispatcher, is_resuming, reporter, require_dispatcher
 from .policy import CompliancePolicy
 from .signals import Aftermath, Announcer, compliance_alert
 
 if TYPE_CHECKING:
-    from ..storage.replication import Replication
     from ._catchup import CatchUp
-    from ._incidentfiles import IncidentFiles
 
 __all__ = ["Alerts"]
 
@@ -52,14 +49,11 @@ class Alerts:
     Args:
         dispatcher: Gets the alerts.
         policy: The trail's policy.
-        storage: The trail's storage.
-        files: Keep open incidents for the next process; None if no file does.
+        keeping: The trail's storage, with its replica and the files for its incidents.
         announce: Announces an event of the trail's own; a bound method, held weakly.
         store: Stores an event of the trail's own; likewise.
         record: Stores an event of the trail about itself, and announces it if the policy says so; likewise.
-        replication: Copies the records from the start to the end; None without a replica.
-        must_exist: Whether the trail must have a record already.
-        expected_head: The head that the trail must hold; None if it need not.
+        expected: The trail that has to be in the storage already.
         timeout: Seconds that the dispatcher may take to be entered; and it, or an asynchronous receiver, for one alert.
         concurrency: Alerts that are sent at once.
         buffer: Alerts that may wait.
@@ -76,7 +70,6 @@ class Alerts:
         announcer: Sends the signals.
         health: The trail's own incidents.
         watch: Looks at the clock and at the storage.
-        outstanding: The alerts that have no report yet.
         forwarder: Receives the signal.
         was_stopped: Whether the trail was stopped, and has recorded no event since.
         catch_up: Resends the alerts that a durable dispatcher lacks; None without one, and while not started.
@@ -87,14 +80,11 @@ class Alerts:
         dispatcher: AlertDispatcher,
         *,
         policy: CompliancePolicy,
-        storage: AuditStorage,
-        files: IncidentFiles | None,
+        keeping: Keeping,
         announce: Callable[[AuditEvent], None],
         store: Callable[[AuditEvent], Coroutine[Any, Any, AuditEvent]],
         record: Callable[[AuditEvent], Coroutine[Any, Any, None]],
-        replication: Replication | None,
-        must_exist: bool,
-        expected_head: ChainHead | None,
+        expected: Expected,
         timeout: float,
         concurrency: int,
         buffer: int,
@@ -103,8 +93,9 @@ class Alerts:
         self.dispatcher: AlertDispatcher = require_dispatcher("alert_dispatcher", dispatcher)
         self.kept_in: Callable[[object, Alert], Sequence[str]] | None = getattr(dispatcher, "kept_in", None)
         self._policy = policy
-        self._storage = storage
-        self._replication = replication
+        self._storage = keeping.storage
+        self._expected = expected
+        self._replication = keeping.replication
         self._timeout = timeout
         self._stop_timeout = stop_timeout
         self.background: Background = Background()
@@ -112,24 +103,18 @@ class Alerts:
         self.announcer: Announcer = Announcer(
             self.background, self.aftermath, ours=AlertForwarder.receive, timeout=timeout, limit=buffer
         )
-        self.health: Health = Health(policy, self.background, announce=announce, store=store, files=files)
-        self.watch: Watch = Watch(
-            storage,
-            policy=policy,
-            background=self.background,
-            health=self.health,
-            record=record,
-            must_exist=must_exist,
-            expected_head=expected_head,
+        self.health: Health = Health(
+            policy, self.background, announce=announce, store=store, files=keeping.incident_files
         )
-        self.outstanding: Outstanding = Outstanding()
+        self.watch: Watch = Watch(
+            keeping.storage, policy=policy, background=self.background, health=self.health, record=record
+        )
         self.forwarder: AlertForwarder = AlertForwarder(
             dispatcher,
             policy=policy,
             background=self.background,
             announcer=self.announcer,
             health=self.health,
-            outstanding=self.outstanding,
             aftermath=self.aftermath,
             timeout=timeout,
             concurrency=concurrency,
@@ -147,7 +132,7 @@ class Alerts:
     def counts(self) -> dict[str, int]:
         """How many alerts were dispatched, have failed, and wait."""
         forwarder = self.forwarder
-        return {"dispatched": forwarder.dispatched, "failed": forwarder.failed, "waiting": len(self.outstanding)}
+        return {"dispatched": forwarder.dispatched, "failed": forwarder.failed, "waiting": forwarder.waiting}
 
     @property
     def is_started(self) -> bool:
@@ -261,7 +246,7 @@ class Alerts:
         if self.background.home is not None:
             self.background.forget()
         self.catch_up = None
-        self.outstanding.end_resending()
+        self.forwarder.is_resending = False
         self.forwarder.give_up()
         self.announcer.give_up()
 
@@ -272,7 +257,6 @@ class Alerts:
         self.was_stopped = False
         self.background.forget()
         self.announcer.forget()
-        self.outstanding.__init__()  # type: ignore[misc]
         self.forwarder.forget()
         self.health.forget()
 
@@ -297,7 +281,7 @@ class Alerts:
         try:
             await self.watch.warn_if_in_trouble()
             if self._policy.enabled:
-                await self.watch.expect()
+                await self._expected.find()
             await self.health.enter()
             async with self._dispatcher_entered(trail, life), self.background.open():
                 await self.watch.look_soon()
@@ -322,7 +306,9 @@ class Alerts:
         await self._send_kept()
         self.announcer.give_up()
         await self.health.leave()
-        self.watch.doubt()
+        # Nothing that was seen counts any more: at the next start or event, look again.
+        self._expected.doubt()
+        self.watch.due = 0.0
         await close_in_time(self._storage)
 
     async def _send_kept(self) -> None:
@@ -370,7 +356,6 @@ class Alerts:
             storage=self._storage,
             policy=self._policy,
             forwarder=self.forwarder,
-            outstanding=self.outstanding,
             announce=functools.partial(self._announce_again, announce),
             health=self.health,
         ) as catch_up:

@@ -17,7 +17,6 @@ from ..tasks.strangers import Log, contained
 from ._forwarding import AlertForwarder
 from ._health import Health
 from ._incidents import END, RESUMING
-from ._outstanding import LOOK_EVERY, Outstanding
 from ._reading import intact
 from .alerting import DurableDispatcher
 from .policy import CompliancePolicy
@@ -60,8 +59,7 @@ class CatchUp:
         sender: The trail, as the sender of the alerts.
         storage: Has the events.
         policy: Says which of them alert.
-        forwarder: Sends the alerts.
-        outstanding: Knows which alerts are on their way, and which were missed.
+        forwarder: Sends the alerts, and knows which events are still to be announced, and which alerts were missed.
         announce: Announces an event of an earlier run: a subclass of the trail may do so in its own way.
         health: Takes the failures.
     """
@@ -74,7 +72,6 @@ class CatchUp:
         storage: AuditStorage,
         policy: CompliancePolicy,
         forwarder: AlertForwarder,
-        outstanding: Outstanding,
         announce: Callable[[AuditEvent], Awaitable[None]],
         health: Health,
     ) -> None:
@@ -83,7 +80,6 @@ class CatchUp:
         self._storage = storage
         self._policy = policy
         self._forwarder = forwarder
-        self._outstanding = outstanding
         self._announce = announce
         self._health = health
         self._head: ChainHead | None = None
@@ -97,11 +93,11 @@ class CatchUp:
             with contained():
                 await self._find_mark()
         except Exception as error:
-            self._outstanding.begin_resending()
+            self._forwarder.is_resending = True
             self._complain(error)
             self._want()
         except BaseException:
-            self._outstanding.end_resending()
+            self._forwarder.is_resending = False
             raise
         else:
             if self._mark != self._head:
@@ -118,7 +114,7 @@ class CatchUp:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._tasks is not None  # noqa: S101 - entered
-        self._outstanding.end_resending()
+        self._forwarder.is_resending = False
         self._tasks.cancel_scope.cancel()
         try:
             await self._tasks.__aexit__(None, None, None)
@@ -129,9 +125,9 @@ class CatchUp:
     async def _run(self) -> None:
         wait = _WAIT
         while True:
-            await self._outstanding.changed.until(lambda: self._has_work)
+            await self._forwarder.changed.until(lambda: self._has_work)
             self._is_wanted, self._is_running = False, True
-            self._outstanding.watch(())
+            self._forwarder.watch(())
             try:
                 with contained():
                     await self._catch_up()
@@ -153,7 +149,7 @@ class CatchUp:
 
     async def idle(self) -> None:
         """Wait until the dispatcher lacks no alert, or an attempt to resend has failed."""
-        await self._outstanding.changed.until(lambda: self._has_failed or not (self._is_running or self._has_work))
+        await self._forwarder.changed.until(lambda: self._has_failed or not (self._is_running or self._has_work))
 
     def stored(self, sequence_number: int) -> None:
         """Take note, from any thread, of how far the trail has come."""
@@ -162,15 +158,15 @@ class CatchUp:
 
     @property
     def _has_work(self) -> bool:
-        return self._is_wanted or self._outstanding.has_missed
+        return self._is_wanted or self._forwarder.has_missed
 
     def _want(self) -> None:
         self._is_wanted = True
-        self._outstanding.changed.notify()
+        self._forwarder.changed.notify()
 
     def _end_attempt(self, *, failed: bool) -> None:
         self._is_running, self._has_failed = False, failed
-        self._outstanding.changed.notify()
+        self._forwarder.changed.notify()
 
     async def _catch_up(self) -> None:
         if self._mark is None:
@@ -186,7 +182,7 @@ class CatchUp:
     async def _find_mark(self) -> None:
         head = await head_of(self._storage)
         # Not before: this head is the mark of a new dispatcher, and no alert about an event up to there is resent.
-        self._outstanding.begin_resending()
+        self._forwarder.is_resending = True
         mark = await self._dispatcher.resume_from(head)
         if not await holds(self._storage, mark):
             cause = f"record {mark.sequence_number} is not the one that the dispatcher knows; it was cut, or is another"
@@ -202,21 +198,15 @@ class CatchUp:
         if not page:
             return False
         # An event that is stored and not yet announced would be taken for one that was missed.
-        await self._outstanding.until_announced()
+        await self._forwarder.until_announced()
         alerts = {
             identity_of(event): event for event in page if self._policy.alerts_on(event) and not is_of_aftermath(event)
         }
-        # Before the watch: such an alert is resent like one that never came.
-        self._forwarder.give_up_lost()
-        in_hand = self._outstanding.watch(alerts)
+        in_hand = self._forwarder.watch(alerts)
         for identity in await self._lacking(alerts.values()):
             if identity not in in_hand:
                 await self._resend(alerts[identity])
-        missed: frozenset[Identity] | None = None
-        while missed is None:
-            with anyio.move_on_after(LOOK_EVERY):
-                missed = await self._outstanding.until_reported()
-            self._forwarder.give_up_lost()
+        missed = await self._forwarder.until_reported()
         if await self._lacking(alerts[identity] for identity in missed):
             raise DeliveryError("the dispatcher did not take the alerts")
         index = _last_in_order(page, self._mark.sequence_number)

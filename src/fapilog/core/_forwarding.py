@@ -6,24 +6,20 @@ import functools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
+from contextvars import Context, copy_context
 from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
 
-from ..record.errors import (
-    AlertBufferFullError,
-    AlertCancelledError,
-    AlertStoppedError,
-    AlertTimeoutError,
-)
-from ..record.events import AuditEvent
+from ..record.errors import AlertBufferFullError, AlertCancelledError, AlertStoppedError, AlertTimeoutError
+from ..record.events import AuditEvent, Identity, identity_of
 from ..tasks.background import Background
+from ..tasks.events import Condition
 from ..tasks.loops import Loop, is_without_loop
 from ..tasks.strangers import Log, contained
 from ._health import Health
-from ._outstanding import Outstanding, Pending
 from .alerting import Alert, AlertDispatcher, DeliveryReport
 from .policy import CompliancePolicy
 from .signals import Aftermath, Announcer, alert_dispatched, alert_failed
@@ -32,8 +28,37 @@ __all__ = ["AlertForwarder"]
 
 _log: Final = Log("fapilog")
 
+# Seconds between two looks whether an event loop was closed around a call that is waited for: nothing notifies of that.
+_LOOK_EVERY: Final = 1.0
 # Turns of the event loop in which an alert surely gets from the buffer to the dispatcher.
 _TURNS: Final = 8
+
+
+class _Pending:
+    """
+    An alert that has no report yet.
+
+    Args:
+        sender: The trail that has announced it.
+        alert: The alert.
+        announced: The time of the announcement, on the forwarder's clock.
+
+    Attributes:
+        is_taken: Whether it will have a report: it is sent when its turn comes, or fails at once.
+        is_reported: Whether it has had its report.
+        loop: The loop in which it is sent; None if it waits for that in the buffer, or was announced without a loop.
+    """
+
+    __slots__ = ("alert", "announced", "context", "is_reported", "is_taken", "loop", "sender")
+
+    def __init__(self, sender: object, alert: Alert, announced: float) -> None:
+        self.sender = sender
+        self.alert = alert
+        self.announced = announced
+        self.is_taken = self.is_reported = False
+        self.loop: Loop | None = None
+        # The alert is sent in the context variables of the code that announced it.
+        self.context: Context = copy_context()
 
 
 class AlertForwarder:
@@ -44,7 +69,9 @@ class AlertForwarder:
     is started, alerts wait in a bounded buffer, and up to *concurrency* of them are sent at once, in the trail's event
     loop. While it is not, the call of `log_event` sends its alert itself.
 
-    While a catch-up resends missed alerts, an alert that finds the buffer full has no report yet: it is received again.
+    It also knows the events that are announced as soon as they are stored, and the alerts that were missed: they found
+    the buffer full, or failed. While a catch-up resends these, an alert that finds the buffer full has no report yet:
+    it is received again.
 
     Args:
         dispatcher: Gets the alerts.
@@ -52,7 +79,6 @@ class AlertForwarder:
         background: Runs the sends.
         announcer: Sends the reports.
         health: Takes the reports.
-        outstanding: Knows the alerts that have no report yet.
         aftermath: Knows the calls of the dispatcher, which may log events.
         timeout: Seconds that the dispatcher may take for one alert.
         concurrency: Alerts that are sent at once.
@@ -62,6 +88,9 @@ class AlertForwarder:
     Attributes:
         dispatched: How many alerts the dispatcher has taken.
         failed: How many alerts failed.
+        is_resending: Whether a catch-up, which says so here, resends the alerts that are missed from now on.
+        has_missed: Whether an alert was missed since `watch` was called.
+        changed: Notified after every change.
     """
 
     def __init__(
@@ -72,7 +101,6 @@ class AlertForwarder:
         background: Background,
         announcer: Announcer,
         health: Health,
-        outstanding: Outstanding,
         aftermath: Aftermath,
         timeout: float,
         concurrency: int,
@@ -84,7 +112,6 @@ class AlertForwarder:
         self._background = background
         self._announcer = announcer
         self._health = health
-        self._outstanding = outstanding
         self._aftermath = aftermath
         self._timeout = timeout
         self._concurrency = concurrency
@@ -96,16 +123,50 @@ class AlertForwarder:
         """Become as new, in a forked child: the parent sends its alerts."""
         # Guards all that follows: alerts come from any thread.
         self._lock = threading.RLock()
-        self._buffer: deque[Pending] = deque()
-        self._sending: set[Pending] = set()
+        # The alerts without a report; of these, the alerts that wait in the buffer, and the alerts out of it that are
+        # being sent.
+        self._pending: dict[_Pending, None] = {}
+        self._buffer: deque[_Pending] = deque()
+        self._sending: set[_Pending] = set()
         # The task of the oldest alert has not begun. The next waits for that: trio begins tasks in any order.
         self._is_starting = False
         self.dispatched: int = 0
         self.failed: int = 0
+        # By the id of an event that is to be announced, the loop that does so; None: a thread without a loop does.
+        self._unannounced: dict[str, Loop | None] = {}
+        self._watched: frozenset[Identity] = frozenset()
+        self._missed: set[Identity] = set()
+        self.is_resending: bool = False
+        self.has_missed: bool = False
+        self.changed: Condition = Condition()
 
-    async def until_room(self) -> None:
-        """Wait until the buffer is not full."""
-        await self._outstanding.changed.until(lambda: len(self._buffer) < self._limit)
+    @property
+    def waiting(self) -> int:
+        """How many alerts have no report."""
+        return len(self._pending)
+
+    def expect(self, event_id: str) -> None:
+        """Note an event that is announced as soon as it is stored, by this loop or thread."""
+        self._unannounced[event_id] = Loop.here()
+
+    def announced(self, event_id: str) -> None:
+        """Note that an event was announced, or will not be."""
+        if event_id in self._unannounced:
+            self._unannounced.pop(event_id, None)
+            self.changed.notify()
+
+    def interrupted(self, event_id: str) -> bool:
+        """
+        Note that a signal handler ended the call that stores and announces an event, so that its alert may be missed.
+
+        Returns:
+            Whether nothing resends it: it was not received yet, and there is no catch-up.
+        """
+        is_lost = event_id in self._unannounced and not self.is_resending
+        self._unannounced.pop(event_id, None)
+        self.has_missed = True
+        self.changed.notify()
+        return is_lost
 
     async def make_room(self) -> None:
         """Let this loop send while the buffer is filling up, so that a tight loop does not fill it; soon returns."""
@@ -119,35 +180,35 @@ class AlertForwarder:
 
     def receive(self, sender: object, *, event: AuditEvent, severity: str, channel: str | None = None) -> None:
         """Take one alert. Called by the signal, from any thread; never waits for the dispatcher or for a loop."""
-        pending: Pending | None = None
+        pending: _Pending | None = None
         try:
-            pending = Pending(sender, Alert(event, severity, channel), self._clock())
+            pending = _Pending(sender, Alert(event, severity, channel), self._clock())
             self._receive(pending)
         except BaseException:
             # A signal handler has raised: perhaps before the alert was on its way.
             if pending is None or not (pending.is_taken or pending.is_reported):
                 if pending is not None:
-                    self._outstanding.remove(pending)
-                self._receive(Pending(sender, Alert(event, severity, channel), self._clock()))
+                    self._pending.pop(pending, None)
+                self._receive(_Pending(sender, Alert(event, severity, channel), self._clock()))
             # Or before its task was started.
             self._start_next()
             raise
         finally:
-            self._outstanding.announced(event.event_id)
+            self.announced(event.event_id)
 
-    def _receive(self, pending: Pending) -> None:
+    def _receive(self, pending: _Pending) -> None:
         event = pending.alert.event
         is_open = self._background.home is not None
         with self._lock:
             is_full = (len(self._buffer) if is_open else self._background.kept) >= self._limit
-            is_missed = is_full and self._outstanding.miss(event)
+            is_missed = is_full and self._miss(event)
             if not is_missed:
-                self._outstanding.add(pending)
+                self._pending[pending] = None
             if is_open and not is_full:
                 self._buffer.append(pending)
                 pending.is_taken = True
         if is_missed:
-            self._outstanding.changed.notify()
+            self.changed.notify()
         elif is_full:
             self._report(pending, AlertBufferFullError(self._limit))
         elif not is_open:
@@ -163,21 +224,15 @@ class AlertForwarder:
             self._buffer.clear()
             self._sending.clear()
             self._is_starting = False
-        for pending in self._outstanding.all():
+        for pending in tuple(self._pending.copy()):
             self._report(pending, AlertStoppedError(*why))
 
-    def give_up_lost(self) -> None:
-        """Fail the alerts whose event loop was closed around their sending."""
-        for pending in self._outstanding.all():
-            if pending.loop is not None and pending.loop.is_closed:
-                self._report(pending, AlertStoppedError())
-
-    def _start(self, pending: Pending, send: Callable[[Pending], Coroutine[Any, Any, None]]) -> None:
+    def _start(self, pending: _Pending, send: Callable[[_Pending], Coroutine[Any, Any, None]]) -> None:
         # In a copy: where a signal handler has raised, two threads may start it, and a context is entered by one.
         start = functools.partial(self._background.start_soon, failed=functools.partial(self._end, pending))
         pending.context.copy().run(start, functools.partial(send, pending))
 
-    def _end(self, pending: Pending, error: Exception) -> None:
+    def _end(self, pending: _Pending, error: Exception) -> None:
         """Report an alert whose task *error* has ended: of a signal handler, and before the task could do so."""
         with self._lock:
             if self._buffer and self._buffer[0] is pending:
@@ -187,14 +242,7 @@ class AlertForwarder:
         self._report(pending, error)
         self._start_next()
 
-    def _next(self) -> Pending | None:
-        """Return the oldest alert in the buffer if its task may begin; called with the lock held."""
-        if not self._buffer or len(self._sending) >= self._concurrency or self._is_starting:
-            return None
-        self._is_starting = True
-        return self._buffer[0]
-
-    async def _send_in_turn(self, pending: Pending) -> None:
+    async def _send_in_turn(self, pending: _Pending) -> None:
         """Send the first alert in the buffer; the next one is started when this begins, and when it ends."""
         with self._lock:
             self._is_starting = False
@@ -214,66 +262,64 @@ class AlertForwarder:
             self._start_first()
 
     def _start_first(self) -> None:
+        """Start the task of the oldest alert in the buffer, if it may begin."""
+        first: _Pending | None = None
         try:
             with self._lock:
-                following = self._next()
-            if following is not None:
-                self._start(following, self._send_in_turn)
+                if self._buffer and len(self._sending) < self._concurrency and not self._is_starting:
+                    self._is_starting = True
+                    first = self._buffer[0]
+            if first is not None:
+                self._start(first, self._send_in_turn)
         except BaseException:
             # A signal handler has raised: perhaps before the task was started, for which all others would wait.
             self._is_starting = False
             self._start_first()
             raise
 
-    async def _send(self, pending: Pending) -> None:
-        with self._aftermath.begun():
-            await self._call_dispatcher(pending)
-
-    async def _call_dispatcher(self, pending: Pending) -> None:
-        if not self._outstanding.has(pending):
+    async def _send(self, pending: _Pending) -> None:
+        if pending not in self._pending:
             return  # given up before its turn came
         pending.loop = Loop.current()
         event, severity, channel = pending.alert
         began = self._clock()
         error: Exception | None = None
         is_done = False
-        try:
-            with anyio.move_on_after(self._timeout):
-                # The call of `log_event` returns first. On asyncio it is woken a turn after the task that stores.
-                await anyio.lowlevel.checkpoint()
-                event = self._policy.for_dispatch(event)
-                with contained():
-                    await self._dispatcher.send_alert(event, severity=severity, channel=channel)
-                is_done = True
-            if not is_done:
-                error = AlertTimeoutError(self._timeout)
-        except Exception as raised:
-            error = raised
-        except BaseException:
-            stopped = self._background.leaving
-            self._report(pending, AlertStoppedError() if stopped else AlertCancelledError(), began=began)
-            raise
-        self._report(pending, error, began=began)
+        with self._aftermath.begun():
+            try:
+                with anyio.move_on_after(self._timeout):
+                    # The call of `log_event` returns first. On asyncio it is woken a turn after the task that stores.
+                    await anyio.lowlevel.checkpoint()
+                    event = self._policy.for_dispatch(event)
+                    with contained():
+                        await self._dispatcher.send_alert(event, severity=severity, channel=channel)
+                    is_done = True
+                if not is_done:
+                    error = AlertTimeoutError(self._timeout)
+            except Exception as raised:
+                error = raised
+            except BaseException:
+                stopped = self._background.leaving
+                self._report(pending, AlertStoppedError() if stopped else AlertCancelledError(), began=began)
+                raise
+            self._report(pending, error, began=began)
 
-    def _report(self, pending: Pending, error: Exception | None, *, began: float | None = None) -> None:
+    def _report(self, pending: _Pending, error: Exception | None, *, began: float | None = None) -> None:
         try:
             # Else another thread has given it up.
-            if self._outstanding.remove(pending):
-                self._announce(pending, error, began)
+            if self._pending.pop(pending, self) is None:
+                self._announce_report(pending, error, began)
         except BaseException:
             # A signal handler has raised: perhaps before the report was announced, or before it was noted.
-            self._outstanding.remove(pending)
-            self._announce(pending, error, began)
+            self._pending.pop(pending, None)
+            self._announce_report(pending, error, began)
             raise
 
-    def _announce(self, pending: Pending, error: Exception | None, began: float | None) -> None:
+    def _announce_report(self, pending: _Pending, error: Exception | None, began: float | None) -> None:
         """Announce the report of an alert, unless that was done, and note it."""
-        event, severity, channel = pending.alert
-        now = self._clock()
+        event, now = pending.alert.event, self._clock()
         report = DeliveryReport(
-            event=event,
-            severity=severity,
-            channel=channel,
+            **pending.alert._asdict(),
             waited=(now if began is None else began) - pending.announced,
             took=0.0 if began is None else now - began,
             error=error,
@@ -293,6 +339,60 @@ class AlertForwarder:
                 self.dispatched += error is None
                 self.failed += error is not None
         if error is not None:
-            self._outstanding.miss(event)
-        self._outstanding.changed.notify()
+            self._miss(event)
+        self.changed.notify()
         self._health.reported(report, pending.announced)
+
+    # -- for the catch-up
+
+    def _miss(self, event: AuditEvent) -> bool:
+        """Note an alert for the catch-up to resend; return False if it can't, or if there is none."""
+        if not self.is_resending or event.sequence_number is None:
+            return False
+        with self._lock:
+            self.has_missed = True
+            if identity_of(event) in self._watched:
+                self._missed.add(identity_of(event))
+        return True
+
+    async def until_room(self) -> None:
+        """Wait until the buffer is not full."""
+        await self.changed.until(lambda: len(self._buffer) < self._limit)
+
+    async def until_announced(self) -> None:
+        """Wait until the events that are expected now were announced, or the loops of their calls were closed."""
+        before = self._unannounced.copy()
+        await self._until(lambda: before.keys().isdisjoint(self._unannounced))
+
+    def watch(self, identities: Collection[Identity]) -> frozenset[Identity]:
+        """Note from now on which of these events' alerts are missed; return the events whose alerts have no report."""
+        # Before: such an alert is resent like one that never came.
+        self._give_up_lost()
+        with self._lock:
+            self._watched, self._missed, self.has_missed = frozenset(identities), set(), False
+        return self._unreported()
+
+    async def until_reported(self) -> frozenset[Identity]:
+        """Wait until the alerts about all watched events have a report; return the events whose alerts were missed."""
+        await self._until(lambda: self._watched.isdisjoint(self._unreported()))
+        return frozenset(self._missed)
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        is_waiting = True
+        while is_waiting:
+            self._give_up_lost()
+            with anyio.move_on_after(_LOOK_EVERY) as looking:
+                await self.changed.until(holds)
+            is_waiting = looking.cancelled_caught
+
+    def _give_up_lost(self) -> None:
+        """Expect nothing of loops that were closed, and fail the alerts that were being sent there."""
+        for event_id, loop in self._unannounced.copy().items():
+            if loop is not None and loop.is_closed:
+                self._unannounced.pop(event_id, None)
+        for pending in tuple(self._pending.copy()):
+            if pending.loop is not None and pending.loop.is_closed:
+                self._report(pending, AlertStoppedError())
+
+    def _unreported(self) -> frozenset[Identity]:
+        return frozenset(identity_of(pending.alert.event) for pending in self._pending.copy())

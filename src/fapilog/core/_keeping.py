@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..record.options import require_path
+from ..record.chain import EMPTY, ChainHead
+from ..record.errors import AuditStorageError
+from ..record.options import require_bool, require_kind, require_path
 from ..record.values import kind_of
-from ..storage.protocol import AuditStorage, require_storage
+from ..storage.protocol import AuditStorage, EventFilter, holds, require_storage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from ..storage.replication import Replication
     from ._incidentfiles import IncidentFiles
 
-__all__ = ["Keeping", "archive_of", "files_of", "in_files", "is_ours", "plain_files_of"]
+__all__ = ["Expected", "Keeping", "archive_of", "files_of", "in_files", "is_ours", "place_of", "plain_files_of"]
 
 
 class Keeping:
@@ -86,6 +88,62 @@ class Keeping:
             directory = in_files("replica", storage).directory
             options: dict[str, Any] = {} if lag_limit is None else {"lag_limit": lag_limit}
             self.replication = Replication(directory, require_storage("replica", replica), **options)
+
+
+class Expected:
+    """
+    The trail that has to be in the storage already, if one has to: nothing is stored before it was found there.
+
+    Args:
+        storage: The storage of the trail.
+        must_exist: Whether the trail must have a record.
+        head: The head that it must hold; None if it need not.
+
+    Raises:
+        TypeError: *must_exist* is neither True nor False, or *head* is no head.
+
+    Attributes:
+        is_there: Whether it was found, or none is expected.
+    """
+
+    def __init__(self, storage: AuditStorage, *, must_exist: bool, head: ChainHead | None) -> None:
+        self._storage = storage
+        self._must_exist = require_bool("must_exist", must_exist)
+        self._head = EMPTY if head is None else require_kind("expected_head", head, ChainHead)
+        self.is_there: bool
+        self.doubt()
+
+    def doubt(self) -> None:
+        """Look for it anew, since the storage was closed."""
+        self.is_there = not self._must_exist and self._head == EMPTY
+
+    async def find(self) -> None:
+        """
+        Look for it, unless it was found.
+
+        Raises:
+            AuditStorageError: It is not there, or can't be read.
+        """
+        if self.is_there:
+            return
+        if self._must_exist and not await self._storage.find(EventFilter(), 1):
+            raise AuditStorageError(
+                f"{place_of(self._storage)}: expected a trail, as must_exist says, and found no record; is its volume "
+                "mounted? Nothing is stored"
+            )
+        if not await holds(self._storage, self._head):
+            raise AuditStorageError(
+                f"{place_of(self._storage)}: expected the trail with record {self._head.sequence_number}, as "
+                "expected_head has it, and found another: one that was cut, replaced, or restored from an older "
+                "backup? Nothing is stored"
+            )
+        self.is_there = True
+
+
+def place_of(storage: AuditStorage) -> str:
+    """Return where *storage* is. The repr of a storage that is not ours may have a password."""
+    kind = type(storage)
+    return repr(storage) if kind.__module__.startswith("fapilog.") else kind.__qualname__
 
 
 def archive_of(storage: AuditStorage, given: Archive | Path | str) -> Archive:

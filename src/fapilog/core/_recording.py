@@ -15,7 +15,7 @@ from ..storage.protocol import AuditStorage, KeptAlert
 from ..tasks.strangers import contained
 from ._alerts import Alerts
 from ._incidents import STORING
-from ._keeping import is_ours, plain_files_of
+from ._keeping import Expected, is_ours, plain_files_of
 
 __all__ = ["Recorder"]
 
@@ -34,14 +34,16 @@ class Recorder:
 
     Args:
         storage: Keeps the events.
+        expected: The trail that has to be there already.
         alerts: Know which events are to be announced, and take the incidents.
 
     Attributes:
         counts: How many events were stored, in all, as errors, and as security events.
     """
 
-    def __init__(self, storage: AuditStorage, alerts: Alerts) -> None:
+    def __init__(self, storage: AuditStorage, expected: Expected, alerts: Alerts) -> None:
         self._storage = storage
+        self._expected = expected
         self._alerts = alerts
         self._files = plain_files_of(storage)
         self._is_ours = is_ours(storage)
@@ -109,8 +111,8 @@ class Recorder:
         self, event: AuditEvent, record: bytes, *, once: bool = False, alerts: Sequence[KeptAlert] = ()
     ) -> Seal | None:
         """Store *event* as `record` does, but open and resolve no incident: for the recovery that resolves one, say."""
-        if not self._alerts.watch.is_expected:
-            await self._alerts.watch.expect()
+        if not self._expected.is_there:
+            await self._expected.find()
         files = self._files
         # An `append` that stands in the object, as a test has put it there, may do more than that of the class.
         if files is None or alerts or "append" in files.__dict__:

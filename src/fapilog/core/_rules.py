@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 import uuid
 from collections.abc import Callable, Coroutine, Iterable
@@ -17,16 +16,13 @@ from ..tasks.background import Background, own_context
 from ..tasks.loops import Loop
 from ..tasks.strangers import Log, contained
 from ._counts import MOST_COUNTED, Counts, Found, Met
-from ._health import Health
+from ._health import Health, weakly
 from ._incidents import RULES
 from ._reading import Events
 from .rules import Threshold
 from .signals import Aftermath
 
-__all__ = ["Record", "Rules"]
-
-Record = Callable[..., Coroutine[Any, Any, None]]
-"""Records the event about a rule: is called with its message and its fields."""
+__all__ = ["Rules"]
 
 _log: Final = Log("fapilog")
 
@@ -47,6 +43,7 @@ class Rules:
         background: Runs the counting.
         health: Takes its failures.
         aftermath: Notes the calls of predicates, whose own events must not be counted.
+        record: Records the event about a rule, by its message and its fields. A bound method is held weakly.
 
     Attributes:
         kinds: The types of the events that a rule counts.
@@ -68,6 +65,7 @@ class Rules:
         background: Background,
         health: Health,
         aftermath: Aftermath,
+        record: Callable[..., Coroutine[Any, Any, None]],
     ) -> None:
         self._rules = tuple(rules)
         # A tuple, in which a member is found without its hash, which for an enum is slow: every event is looked up.
@@ -76,6 +74,7 @@ class Rules:
         self._background = background
         self._health = health
         self._aftermath = aftermath
+        self._record = weakly(record)
         self.forget()
 
     def forget(self) -> None:
@@ -90,23 +89,23 @@ class Rules:
         self._by_kind = {kind.value: [each for each in self._counts if kind in each.rule.kinds] for kind in self.kinds}
         self._by_kind[RULE_MET.value] = self._counts
 
-    def apply(self, event: AuditEvent, record: Record) -> None:
+    def apply(self, event: AuditEvent) -> None:
         """Count *event*, which is stored, soon. From any thread; raises nothing."""
         with self._lock:
             self._newest = _later(self._newest, event)
-        self._start(record)
+        self._start()
 
-    def start(self, record: Record) -> None:
+    def start(self) -> None:
         """Count soon the events of earlier processes, which may have been killed before they counted them."""
         if self._rules:
             self._is_starting = True
-            self._start(record)
+            self._start()
 
-    def _start(self, record: Record) -> None:
+    def _start(self) -> None:
         # The event about a rule does not belong to the request that happened to be the last.
-        own_context().run(self._background.start_soon, functools.partial(self._count, record))
+        own_context().run(self._background.start_soon, self._count)
 
-    async def _count(self, record: Record) -> None:
+    async def _count(self) -> None:
         """Count up to the newest event, unless another task is at it, which then does."""
         with self._lock:
             if self._counting_in is not None and not self._counting_in.is_closed:
@@ -116,7 +115,7 @@ class Rules:
         try:
             while not is_over:
                 with contained():
-                    is_over = not await self._count_on(record)
+                    is_over = not await self._count_on()
                 self._health.working(RULES)
         except _NotRecordedError as error:
             # An incident of the storage by now.
@@ -130,7 +129,7 @@ class Rules:
                 with self._lock:
                     self._counting_in = None
 
-    async def _count_on(self, record: Record) -> bool:
+    async def _count_on(self) -> bool:
         """Count up to the event that is the newest now; return False if there is none."""
         if self._is_starting:
             for item in await self._storage.find(EventFilter(), 1):
@@ -147,7 +146,7 @@ class Rules:
         await self._read(newest)
         for counts in self._counts:
             while (met := counts.owed) is not None:
-                await self._record(counts.rule, met, record)
+                await self._record_met(counts.rule, met)
                 counts.settle(met)
         with self._lock:
             if self._newest is newest:
@@ -195,8 +194,11 @@ class Rules:
             if not wanting:
                 return
 
-    async def _record(self, rule: Threshold, met: Met, record: Record) -> None:
+    async def _record_met(self, rule: Threshold, met: Met) -> None:
         """Record that *rule* is met, unless the trail has such a record already."""
+        record = self._record()
+        if record is None:
+            return  # the trail is gone
         known = EventFilter(event_type=RULE_MET, after=met.number, metadata={"rule": rule.name, "key": met.key})
         async for event in Events[AuditEvent](self._storage, known, oldest_first=False):
             if event.metadata.get("record") == met.number:

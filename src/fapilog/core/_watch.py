@@ -10,18 +10,17 @@ from typing import Any, Final
 
 import msgspec
 
-from ..record.chain import EMPTY, ChainHead
 from ..record.errors import AuditStorageError, reason
 from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType, AuditLogLevel, ComplianceLevel
-from ..record.options import require_kind
 from ..record.values import FrozenDict, text
-from ..storage.protocol import AuditStorage, EventFilter, holds
+from ..storage.protocol import AuditStorage
 from ..tasks.background import Background, own_context
 from ..tasks.loops import is_without_loop
 from ..tasks.strangers import Log, contained
 from ._health import Health, weakly
 from ._incidents import CAPACITY, CLOCK, FILES, LONGEST_TEXT, REPLICA
+from ._keeping import place_of
 from .policy import CompliancePolicy
 
 __all__ = ["Watch"]
@@ -53,7 +52,7 @@ class Watch:
     """
     Looks at the clock and at the storage, at the start and then, at events, every ten seconds at most.
 
-    Any thread may call any method. Only `expect` raises; a finding of a look is an event, or an incident of the health.
+    Any thread may call any method. None raises; a finding of a look is an event, or an incident of the health.
 
     Args:
         storage: The trail's storage. Its method ``concerns``, if it has one, returns the causes of incidents.
@@ -61,15 +60,9 @@ class Watch:
         background: Runs the looks.
         health: Takes the incidents.
         record: Stores an event and announces it as the policy says; a bound method, held weakly.
-        must_exist: Whether the trail must have a record already.
-        expected_head: The head that the trail must hold; None if it need not.
-
-    Raises:
-        TypeError: *expected_head* is no head.
 
     Attributes:
-        due: When the next look is due, on the clock `time.monotonic`.
-        is_expected: Whether the trail was found to be the one that was asked for.
+        due: When the next look is due, on the clock `time.monotonic`; 0 for at once.
     """
 
     def __init__(
@@ -80,31 +73,18 @@ class Watch:
         background: Background,
         health: Health,
         record: Callable[[AuditEvent], Coroutine[Any, Any, None]],
-        must_exist: bool,
-        expected_head: ChainHead | None,
     ) -> None:
         self._storage = storage
         self._policy = policy
         self._background = background
         self._health = health
         self._record = weakly(record)
-        self._must_exist = must_exist
-        self._expected_head = (
-            EMPTY if expected_head is None else require_kind("expected_head", expected_head, ChainHead)
-        )
         # The time of day when nothing had elapsed; another value means that the clock was set.
         self._zero = _wall() - _elapsed()
         # The looks at the storage that were begun, and the newest one that has said what it saw.
         self._begun = self._newest = 0
         self._has_complained = False
-        self.due: float
-        self.is_expected: bool
-        self.doubt()
-
-    def doubt(self) -> None:
-        """Trust nothing that was seen, as the trail is closed: look at the next start or event, and `expect` anew."""
-        self.due = 0.0
-        self.is_expected = not self._must_exist and self._expected_head == EMPTY
+        self.due: float = 0.0
 
     async def warn_if_in_trouble(self) -> None:
         """Say at the start, and not at the first event, that the storage can't store."""
@@ -119,31 +99,9 @@ class Watch:
         if words is not None:
             _log.error("this trail can't store: %s", text(words))
 
-    async def expect(self) -> None:
-        """
-        Check that the expected trail is there, if one is expected; nothing may be stored before.
-
-        Raises:
-            AuditStorageError: The trail is not there, or can't be read.
-        """
-        if self.is_expected:
-            return
-        head = self._expected_head
-        if self._must_exist and not await self._storage.find(EventFilter(), 1):
-            raise AuditStorageError(
-                f"{_place(self._storage)}: expected a trail, as must_exist says, and found no record; is its volume "
-                "mounted? Nothing is stored"
-            )
-        if not await holds(self._storage, head):
-            raise AuditStorageError(
-                f"{_place(self._storage)}: expected the trail with record {head.sequence_number}, as expected_head has "
-                "it, and found another: one that was cut, replaced, or restored from an older backup? Nothing is stored"
-            )
-        self.is_expected = True
-
     def begins(self, first: AuditEvent) -> None:
         """Say that *first* is stored as record 1: a service that has run for years should know of that."""
-        words = f"a trail begins at record 1 in {_place(self._storage)}"
+        words = f"a trail begins at record 1 in {place_of(self._storage)}"
         _log.info("%s; if there should be one, its volume is not mounted, or it was removed", words)
         notice = self._event(AuditEventType.AUDIT_LOG_LIFECYCLE, "begin", words, {"first_event": first.event_id})
         # PCI DSS 10.2.1.6 asks for the initialization of new audit logs; otherwise only a policy that names the type
@@ -240,9 +198,3 @@ class Watch:
 
 def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-
-
-def _place(storage: AuditStorage) -> str:
-    """Return where *storage* is. The repr of a storage that is not ours may have a password."""
-    kind = type(storage)
-    return repr(storage) if kind.__module__.startswith("fapilog.") else kind.__qualname__

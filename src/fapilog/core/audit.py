@@ -24,7 +24,7 @@ from ..record.events import AuditEvent
 from ..record.intake import CommonFields, EventFields, recorded
 from ..record.kinds import RULE_MET, AuditEventType, AuditLogLevel, ComplianceLevel, member
 from ..record.later import imported_later, loading
-from ..record.options import require, require_bool, require_kind_or_none
+from ..record.options import require, require_kind_or_none
 from ..record.parties import Target
 from ..record.privacy import Uncopied, leave_frames_out, without_frames
 from ..storage.protocol import AuditStorage, EventFilter, KeptAlert
@@ -35,7 +35,7 @@ from ..tasks import groupcommit, portal  # noqa: F401  # isort: skip  # pyright:
 from ..tasks.fork import call_in_child
 from ..tasks.loops import LoopClosedError, finished
 from ._alerts import Alerts
-from ._keeping import Keeping, archive_of
+from ._keeping import Expected, Keeping, archive_of
 from ._ownrecords import OwnRecords
 from ._recording import Recorder
 from .alerting import AlertDispatcher, NoopAlertDispatcher
@@ -139,8 +139,8 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
         replica: AuditStorage | None = None,
         lag_limit: float | None = None,
     ) -> None:
-        expected = "a CompliancePolicy; a path goes to storage_path="
-        require_kind_or_none("policy", policy, CompliancePolicy, expected=expected)
+        words = "a CompliancePolicy; a path goes to storage_path="
+        require_kind_or_none("policy", policy, CompliancePolicy, expected=words)
         policy = CompliancePolicy() if policy is None else policy
         self.policy: CompliancePolicy = policy
         keeping = Keeping(
@@ -152,17 +152,15 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
         self._asked = keeping.asked
         self._archive = keeping.archive
         self._stop_timeout = stop_timeout
+        expected = Expected(self._storage, must_exist=must_exist, head=expected_head)
         self._alerts = Alerts(
             NoopAlertDispatcher() if alert_dispatcher is None else alert_dispatcher,
             policy=policy,
-            storage=self._storage,
-            files=keeping.incident_files,
+            keeping=keeping,
             announce=self._announce,
-            store=self._store,
+            store=self._store_recovery,
             record=self._record,
-            replication=self.replication,
-            must_exist=require_bool("must_exist", must_exist),
-            expected_head=expected_head,
+            expected=expected,
             timeout=require("alert_timeout", alert_timeout, above=0),
             concurrency=require("alert_concurrency", alert_concurrency, at_least=1, whole=True),
             buffer=require("alert_buffer", alert_buffer, at_least=1, whole=True),
@@ -182,7 +180,7 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
             "log_level": AuditLogLevel.INFO,
         }
         self._limits = (policy.max_text_characters, policy.max_message_characters, policy.max_record_bytes)
-        self._recorder = Recorder(self._storage, self._alerts)
+        self._recorder = Recorder(self._storage, expected, self._alerts)
         self._own_records = OwnRecords(policy)
         self._rules: Rules | None = None
         if policy.rules and policy.enabled:
@@ -194,6 +192,7 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
                 background=self._alerts.background,
                 health=self._alerts.health,
                 aftermath=self._alerts.aftermath,
+                record=self._record_rule,
             )
         # The types of the events that the rules count.
         self._counted: tuple[AuditEventType, ...] = () if self._rules is None else self._rules.kinds
@@ -220,7 +219,7 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
         # First of all: a `stop` that is called while something else is awaited must find the alerts started.
         await self._alerts.start(self, self._send_compliance_alert)
         if self._rules is not None:
-            self._rules.start(self._record_rule)
+            self._rules.start()
         if self.is_started:
             await self._own_records.started(self.log_event)
 
@@ -339,7 +338,7 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
                 event = noted(event)
                 await self._recorder.record(event, chain.body(event), once=once, quietly=True)
             else:
-                await self._store_and_announce(event, record, once=once)
+                await self._store_and_send(event, record, once=once)
         except BaseException as error:
             # The same as `without_frames`, without a second coroutine for every event.
             leave_frames_out(error, handled)
@@ -444,11 +443,11 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
         except BaseException:
             self._interrupted(event)
             raise
-        self._alerts.outstanding.announced(event.event_id)
+        self._alerts.forwarder.announced(event.event_id)
 
     def _interrupted(self, event: AuditEvent) -> None:
         """Have *event* announced if it is stored: a signal handler has ended the call that would have done so."""
-        if self._alerts.outstanding.interrupted(event.event_id):
+        if self._alerts.forwarder.interrupted(event.event_id):
             self._alerts.background.start_soon(functools.partial(self._announce_if_stored, event))
 
     async def _announce_if_stored(self, event: AuditEvent) -> None:
@@ -472,7 +471,8 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
     def _emit(self, event: AuditEvent) -> None:
         self._alerts.announcer.announce(compliance_alert, self, **self.policy.alert_about(event)._asdict())
 
-    async def _store_and_announce(self, event: AuditEvent, record: bytes, *, once: bool) -> None:
+    async def _store_and_send(self, event: AuditEvent, record: bytes, *, once: bool) -> None:
+        """Store and announce an event, and send its alert here if the trail is not started."""
         self._alerts.forget_closed_loop()
         with self._alerts.background.collecting() as calls:
             try:
@@ -503,23 +503,23 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
         if self.policy.alerts_on(stored):
             self._announce(stored)
         else:
-            self._alerts.outstanding.announced(stored.event_id)
+            self._alerts.forwarder.announced(stored.event_id)
         if self._rules is not None and stored.event_type in self._counted:
-            self._rules.apply(stored, self._record_rule)
+            self._rules.apply(stored)
 
     async def _expected(self, event: AuditEvent, storing: Coroutine[Any, Any, Seal | None]) -> AuditEvent | None:
         """Return *event* with its place when it is stored, which is announced next; None if it is stored already."""
-        outstanding = self._alerts.outstanding
-        outstanding.expect(event.event_id)
+        forwarder = self._alerts.forwarder
+        forwarder.expect(event.event_id)
         try:
             seal = await storing
         except StoringInterruptedError:
             raise
         except AuditStorageError:
-            outstanding.announced(event.event_id)
+            forwarder.announced(event.event_id)
             raise
         if seal is None:
-            outstanding.announced(event.event_id)
+            forwarder.announced(event.event_id)
             return None
         return chain.sealed(event, seal)
 
@@ -533,8 +533,8 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
         """Store an event of the trail about itself, and announce it if the policy says so."""
         await self._store_then_announce(event, chain.storable(event))
 
-    async def _store(self, event: AuditEvent) -> AuditEvent:
-        """Store an event of the trail's own, which is announced next."""
+    async def _store_recovery(self, event: AuditEvent) -> AuditEvent:
+        """Store the recovery of a part of the trail, which is announced next."""
         storing = self._recorder.store(event, chain.storable(event), alerts=self._kept(event))
         return await self._expected(event, storing) or event
 

@@ -84,11 +84,15 @@ class Aftermath:
     Args:
         seconds: Counted from the return of a call.
         clock: Returns seconds.
+
+    Attributes:
+        seconds: As given.
+        clock: As given.
     """
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._seconds = seconds
-        self._clock = clock
+        self.seconds: float = seconds
+        self.clock: Callable[[], float] = clock
 
     def begun(self) -> AbstractContextManager[None]:
         """Make calls of receivers and dispatchers in here, in a task of their own."""
@@ -103,29 +107,21 @@ class Aftermath:
             return function(*args, **details)
         finally:
             _calls.set(before)
-            call.ended = self._clock()
+            call.ended = self.clock()
 
     @property
     def is_here(self) -> bool:
         """Whether this code runs in such a call, or was set going by one, or handles a line of the log about it."""
-        return any(call.trail is self and call.counts for call in _calls.get()) or is_logging()
-
-    def now(self) -> float:
-        """Return the seconds of the clock."""
-        return self._clock()
-
-    def lasts(self, call: _Call) -> bool:
-        """Return whether *call* still counts."""
-        return call.ended is None or self._clock() - call.ended < self._seconds
+        return any(call.aftermath is self and call.counts for call in _calls.get()) or is_logging()
 
 
 class _Call:
     """A call, as a context manager: one is made per receiver, and a generator would cost as much as the rest."""
 
-    __slots__ = ("_token", "ended", "trail")
+    __slots__ = ("_token", "aftermath", "ended")
 
-    def __init__(self, trail: Aftermath) -> None:
-        self.trail: Aftermath = trail
+    def __init__(self, aftermath: Aftermath) -> None:
+        self.aftermath: Aftermath = aftermath
         self.ended: float | None = None
 
     def within(self, before: tuple[_Call, ...]) -> tuple[_Call, ...]:
@@ -136,12 +132,12 @@ class _Call:
         self._token = _calls.set(self.within(_calls.get()))
 
     def __exit__(self, *_: object) -> None:
-        self.ended = self.trail.now()
+        self.ended = self.aftermath.clock()
         _calls.reset(self._token)
 
     @property
     def counts(self) -> bool:
-        return self.trail.lasts(self)
+        return self.ended is None or self.aftermath.clock() - self.ended < self.aftermath.seconds
 
 
 # One per trail: a dispatcher of one trail may log into another one, whose alerts go elsewhere.

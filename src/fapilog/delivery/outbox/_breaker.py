@@ -1,18 +1,24 @@
-"""The state of the target, and the consequence of an attempt for the alert and for the attempts after it."""
+"""When the target is called: by the terms of the outbox, and by how the attempts before have ended."""
 
 from __future__ import annotations
 
 import math
 import random
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple, Self
 
 from ...core.alerting import outcome_of, pause_of
 from ...record.errors import BrokenRouteError, PermanentDeliveryError
-from ._claims import Claim, Verdict
+from ...record.options import require, several
+from ._place import Claim, Verdict
 
-__all__ = ["LONGEST_PAUSE", "Breaker"]
+__all__ = ["LONGEST_PAUSE", "SCHEDULE", "Breaker", "Terms"]
 
+SCHEDULE: Final = (5.0, 30.0, 120.0, 600.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
+"""Seconds between the attempts, over three days in all; much as the Standard Webhooks specification has it."""
+
+# Seconds, a century: longer, or without an end, means the same, and a database knows no such times.
+_LONGEST: Final = 100 * 365 * 86_400.0
 # A target that asks for a longer pause, perhaps since its clock is wrong, would stop all alerts for as long.
 LONGEST_PAUSE: Final = 86_400.0
 # "Retry-After: 0", or a date that is over, would have the target called as fast as it refuses. So a pause is a second
@@ -27,6 +33,34 @@ _DOWN: Final = 3
 _AHEAD: Final = 16
 
 
+class Terms(NamedTuple):
+    """The options of an outbox's sending; `Outbox` explains them."""
+
+    schedule: Sequence[float]
+    concurrency: int
+    timeout: float
+    keep: float
+    old_after: float
+    lease: float
+    stop_timeout: float
+
+    def checked(self) -> Self:
+        """Return them with an end; raise TypeError or ValueError, as `Outbox` does, if one is not as it must be."""
+        require("concurrency", self.concurrency, at_least=1, whole=True)
+        schedule = several("schedule", self.schedule, expected="a list of numbers")
+        for option in ("timeout", "keep", "old_after", "lease"):
+            require(option, getattr(self, option), above=0)
+        for option, value in (("stop_timeout", self.stop_timeout), *(("schedule", wait) for wait in schedule)):
+            require(option, value, at_least=0, finite=True)
+        return self._replace(
+            schedule=tuple(min(wait, _LONGEST) for wait in schedule),
+            timeout=min(self.timeout, _LONGEST),
+            keep=min(self.keep, _LONGEST),
+            old_after=min(self.old_after, _LONGEST),
+            lease=min(self.lease, _LONGEST),
+        )
+
+
 class Breaker:
     """
     Judges attempts, and slows the sender down while the target fails.
@@ -36,8 +70,7 @@ class Breaker:
     more lane, so that the lanes double with every round.
 
     Args:
-        most: Alerts that may be sent at once while it is closed.
-        schedule: Seconds between the attempts for one alert.
+        terms: Say how many alerts may be sent at once while it is closed, and when to try again.
 
     Attributes:
         lanes: Alerts that may be sent at once now.
@@ -47,13 +80,13 @@ class Breaker:
         recovered: Whether a success has followed on an outage, and the alerts that wait are to be made due.
     """
 
-    def __init__(self, most: int, schedule: Sequence[float]) -> None:
-        self._most = most
-        self._schedule = schedule
+    def __init__(self, terms: Terms) -> None:
+        self._most = terms.concurrency
+        self._schedule = terms.schedule
         # In a row.
         self._failures = self._refusals = 0
         self.probes: int = 0
-        self.lanes: int = most
+        self.lanes: int = terms.concurrency
         self.paused_until: float = -math.inf
         self.asked_until: float = -math.inf
         self.recovered: bool = False

@@ -11,15 +11,84 @@ from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple, Protocol, TypeVar
 
-from ...core.alerting import Alert
+from ...core.alerting import Alert, Outcome
 from ...record.chain import ChainHead
 from ...record.events import AuditEvent
-from ._claims import Claim, Ending
 from ._rows import OutboxAlert, OutboxAttempt, OutboxState, Status
 
-__all__ = ["Answer", "Place", "Queue", "Request"]
+__all__ = ["Answer", "Claim", "Ending", "Place", "Queue", "Request", "Verdict"]
 
 T = TypeVar("T")
+
+
+class Claim(NamedTuple):
+    """
+    An alert that was claimed to be sent.
+
+    Attributes:
+        alert: The alert to send.
+        came_at: When the alert came, in seconds since 1970.
+        attempt: Which attempt this is.
+        failures: How many attempts have counted against its schedule.
+        spent: How many seconds of waiting have counted against it instead.
+    """
+
+    alert: Alert
+    came_at: float
+    attempt: int
+    failures: int
+    spent: float
+
+    def __repr__(self) -> str:
+        return f"<Claim of {self.alert!r}, attempt {self.attempt}>"
+
+    @property
+    def event_id(self) -> str:
+        """The id of its event: a process claims no two alerts about one id at a time."""
+        return self.alert.event.event_id
+
+
+class Verdict(NamedTuple):
+    """
+    The consequence of an attempt.
+
+    Attributes:
+        outcome: The outcome of the attempt.
+        status: The status of the alert from now on.
+        wait: Seconds until the next attempt, if the alert is pending.
+        failures: The attempts that have counted against the schedule of the alert.
+        spent: The seconds of waiting that have counted against it instead.
+    """
+
+    outcome: Outcome
+    status: Status
+    wait: float
+    failures: int
+    spent: float
+
+
+class Ending(NamedTuple):
+    """
+    The end of an attempt.
+
+    Attributes:
+        claim: The claim of the attempt.
+        verdict: The consequence of the attempt.
+        began_at: When, in seconds since 1970.
+        took: Seconds.
+        reason: See `OutboxAttempt`.
+        next_at: When to try again, if the alert is pending, on the event loop's clock.
+    """
+
+    claim: Claim
+    verdict: Verdict
+    began_at: float
+    took: float
+    reason: str | None
+    next_at: float
+
+    def __repr__(self) -> str:
+        return f"<Ending {self.verdict.outcome} of {self.claim!r}>"
 
 
 class Request(NamedTuple):

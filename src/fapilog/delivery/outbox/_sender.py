@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
-from typing import Final, NamedTuple, Self
+import uuid
+from collections import deque
+from collections.abc import Iterable
+from typing import Final
 
 import anyio
 
 from ...core.alerting import Alert, AlertDispatcher, DeliveryReport
 from ...record.errors import AlertCancelledError, AlertStoppedError, AmbiguousDeliveryError, FapilogError
 from ...record.events import AuditEvent
-from ...record.options import require, several
 from ...tasks.background import Background
 from ...tasks.fork import call_in_child
 from ...tasks.strangers import Log, contained
-from ._breaker import LONGEST_PAUSE, Breaker
-from ._claims import Claim, Claims, Ending, Verdict
-from ._place import Answer, Request
+from ._breaker import LONGEST_PAUSE, Breaker, Terms
+from ._place import Answer, Claim, Ending, Request, Verdict
 from ._rows import OutboxState
 from ._store import SentDirectly, Store
 
-__all__ = ["SCHEDULE", "Sender", "Terms"]
+__all__ = ["Sender"]
 
 _log: Final = Log("fapilog.delivery")
-
-SCHEDULE: Final = (5.0, 30.0, 120.0, 600.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
-"""Seconds between the attempts, over three days in all; much as the Standard Webhooks specification has it."""
-
-# Seconds, a century: longer, or without an end, means the same, and a database knows no such times.
-_LONGEST: Final = 100 * 365 * 86_400.0
 
 # Seconds that the ends of attempts wait to be stored, while there are other attempts to make.
 _UNHURRIED: Final = 0.05
@@ -43,64 +37,89 @@ _STATE_EVERY: Final = 1.0
 _PRUNE_EVERY: Final = 3600.0
 
 
-class Terms(NamedTuple):
-    """The options of an outbox's sending; `Outbox` explains them."""
+class _Claims:
+    """
+    The alerts that a process has claimed, from the claim until the end of the attempt is stored.
 
-    schedule: Sequence[float]
-    concurrency: int
-    timeout: float
-    keep: float
-    old_after: float
-    lease: float
-    stop_timeout: float
+    Attributes:
+        lease: Marks these claims in the store, where other processes have claims too.
+        held: The claims whose attempt has not ended, by the id of their event.
+        until: When another process may take these over, on the event loop's clock.
+        waiting: The held claims of which no attempt was begun, the longest due first.
+        returned: Claims of which no attempt is to be made; not stored yet.
+        endings: How attempts ended; not stored yet.
+    """
 
-    def checked(self) -> Self:
-        """Return them with an end; raise TypeError or ValueError, as `Outbox` does, if one is not as it must be."""
-        require("concurrency", self.concurrency, at_least=1, whole=True)
-        schedule = several("schedule", self.schedule, expected="a list of numbers")
-        for option in ("timeout", "keep", "old_after", "lease"):
-            require(option, getattr(self, option), above=0)
-        for option, value in (("stop_timeout", self.stop_timeout), *(("schedule", wait) for wait in schedule)):
-            require(option, value, at_least=0, finite=True)
-        return self._replace(
-            schedule=tuple(min(wait, _LONGEST) for wait in schedule),
-            timeout=min(self.timeout, _LONGEST),
-            keep=min(self.keep, _LONGEST),
-            old_after=min(self.old_after, _LONGEST),
-            lease=min(self.lease, _LONGEST),
-        )
+    def __init__(self) -> None:
+        self.new_lease()
+        self.returned: list[Claim] = []
+        self.endings: list[Ending] = []
+
+    def new_lease(self) -> None:
+        """Claim as a new process would: earlier claims are taken over like the claims of any other."""
+        self.lease: str = uuid.uuid4().hex
+        self.held: dict[str, Claim] = {}
+        self.until: dict[str, float] = {}
+        self.waiting: deque[Claim] = deque()
+
+    def add(self, claims: Iterable[Claim], until: float) -> None:
+        """Hold *claims* until then, and let them wait for a lane."""
+        for claim in claims:
+            self.held[claim.event_id] = claim
+            self.until[claim.event_id] = until
+            self.waiting.append(claim)
+
+    def renew(self, event_ids: Iterable[str], until: float) -> None:
+        """Hold the claims for these events until then."""
+        self.until.update(dict.fromkeys(self.held.keys() & event_ids, until))
+
+    def give_back(self, claim: Claim) -> None:
+        """Hold *claim* no longer, without an attempt."""
+        self._drop(claim)
+        self.returned.append(claim)
+
+    def end(self, ending: Ending) -> None:
+        """Hold the claim no longer: its attempt has ended."""
+        self._drop(ending.claim)
+        self.endings.append(ending)
+
+    def _drop(self, claim: Claim) -> None:
+        self.held.pop(claim.event_id, None)
+        self.until.pop(claim.event_id, None)
 
 
 class Sender:
     """
     Claims the alerts in the store that are due, sends them, and notes how the attempts ended.
 
-    One task, `work`, talks to the store; up to *concurrency* lanes send. The task and the lanes meet in `Claims`: a
+    One task, `work`, talks to the store; up to *concurrency* lanes send. The task and the lanes meet in `_Claims`: a
     lane takes a claim from there and leaves the ending of the attempt. The next exchange notes all endings in the store
     and claims more alerts, in one transaction. So a slow store delays no attempt, a slow target delays no other alert,
-    and a long backlog takes few transactions. An ending stays in `Claims` until the store has it; if the process dies
+    and a long backlog takes few transactions. An ending stays in `_Claims` until the store has it; if the process dies
     before, the lease of the claim runs out, and another process sends the alert.
 
     Args:
         store: Stores the alerts.
         inner: Makes one attempt per call.
         terms: When the target is called, and how often.
+        background: Runs the task and the lanes.
 
     Attributes:
         state: How many alerts were in the outbox when they were last counted.
     """
 
-    def __init__(self, store: Store, inner: AlertDispatcher, terms: Terms) -> None:
+    def __init__(self, store: Store, inner: AlertDispatcher, terms: Terms, background: Background) -> None:
         self._store = store
         self._inner = inner
         self._terms = terms
+        self._background = background
         self._forget()
         call_in_child(self, Sender._forget)
 
     def _forget(self) -> None:
         # In a forked child: the parent sends the alerts that it has claimed.
         self.state: OutboxState = OutboxState()
-        self._claims = Claims()
+        self._claims = _Claims()
         self.enter()
 
     def enter(self) -> None:
@@ -108,7 +127,7 @@ class Sender:
         self._leaving = False
         # Claims that were left behind the last time are taken over like the claims of any other process.
         self._claims.new_lease()
-        self._breaker = Breaker(self._terms.concurrency, self._terms.schedule)
+        self._breaker = Breaker(self._terms)
         self._lanes = 0
         self._all_begun = anyio.Event()
         self._is_stale = False
@@ -127,13 +146,13 @@ class Sender:
         self._leaving = True
         self._store.wake()
 
-    async def work(self, background: Background) -> None:
-        """Send the alerts that are due, in tasks of *background*, until `leave` is called and none is due."""
+    async def work(self) -> None:
+        """Send the alerts that are due, until `leave` is called and none is due."""
         while True:
             # Made before the exchange, so that no change during the exchange is missed.
             changed = self._store.watch()
             try:
-                wait = await self._exchange(background)
+                wait = await self._exchange()
             except FapilogError:
                 wait = _MENDING * random.uniform(1.0, 1.2)  # noqa: S311  spreads load
             except Exception:
@@ -182,7 +201,7 @@ class Sender:
 
     # -- the store
 
-    async def _exchange(self, background: Background) -> float:
+    async def _exchange(self) -> float:
         """
         Tell the store the news, start sending the alerts that are due, and return the seconds until there may be more.
 
@@ -192,9 +211,9 @@ class Sender:
         began = clock = anyio.current_time()
         answer = await self._tell_store(room=self._breaker.room(len(self._claims.held), clock))
         self._claims.add(answer.claims, until=clock + self._terms.lease)
-        while self._lanes < min(self._breaker.lanes, len(self._claims.waiting)) and background.home is not None:
+        while self._lanes < min(self._breaker.lanes, len(self._claims.waiting)) and self._background.home is not None:
             self._lanes += 1
-            background.start_soon(self._lane)
+            self._background.start_soon(self._lane)
         # Other processes may leave claims behind, and leases must be renewed.
         look = self._terms.lease / (3 if self._claims.held else 1)
         if self._is_stale:

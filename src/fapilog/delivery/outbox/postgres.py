@@ -19,9 +19,9 @@ from ...core.alerting import Alert, AlertDispatcher, Reporter
 from ...record.values import kind_of
 from ...storage.postgres import PostgresStorage
 from ...storage.postgres.alerts import require_name
-from ._any import AnyOutbox
+from ._breaker import SCHEDULE, Terms
+from ._outbox import AnyOutbox
 from ._postgres.place import Database, Listener
-from ._sender import SCHEDULE, Terms
 
 __all__ = ["PostgresOutbox"]
 

@@ -16,8 +16,7 @@ from ....record.events import AuditEvent
 from ....record.formats import encoded
 from ....record.values import text
 from ....tasks.strangers import Log
-from .._claims import Claim, Ending
-from .._place import Answer, Request
+from .._place import Answer, Claim, Ending, Request
 from .._rows import (
     FIRST_TIME,
     LAST_TIME,

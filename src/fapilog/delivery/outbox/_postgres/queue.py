@@ -17,8 +17,7 @@ from ....storage.postgres.alerts import CHANNEL, put_alerts, told
 from ....storage.postgres.connection import Connection
 from ....storage.protocol import KeptAlert
 from ....tasks.strangers import Log
-from .._claims import Claim
-from .._place import Answer, Request
+from .._place import Answer, Claim, Request
 from .._rows import OutboxAlert, OutboxAttempt, OutboxState, Status, alert_of, attempt_of, event_in, sequence_number_of
 from . import sql
 
