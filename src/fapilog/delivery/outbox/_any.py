@@ -21,7 +21,7 @@ from ...tasks.background import Background
 from ...tasks.fork import call_in_child
 from ...tasks.life import Life
 from ...tasks.strangers import Log
-from .._inner import Managers
+from .._inner import Managers, require_names
 from ._place import Place, Queue
 from ._rows import OutboxAlert, OutboxAttempt, OutboxState
 from ._sender import Sender, Terms
@@ -71,6 +71,7 @@ class AnyOutbox(Uncopied):
         self._times_entered = 0
         call_in_child(self, AnyOutbox._forget)
         self._mark: ChainHead | None = None
+        require_names("name", [self])
 
     @property
     def place(self) -> str:
