@@ -37,6 +37,9 @@ __all__ = [
     "require_names",
 ]
 
+# More than anybody writes by hand. A call goes through all of them, on the stack of its caller: hundreds have no room.
+_MAX_DEPTH: Final = 32
+
 
 class Managers:
     """
@@ -47,10 +50,17 @@ class Managers:
 
     Attributes:
         dispatchers: All of them, also those that are no context managers.
+        depth: How many of our wrappers are inside of each other, with the one around these.
+
+    Raises:
+        ValueError: More wrappers are inside of each other than the stack has room for.
     """
 
     def __init__(self, dispatchers: Sequence[AlertDispatcher]) -> None:
         self.dispatchers: Final = dispatchers
+        self.depth: Final[int] = 1 + max((each.depth for each in map(_managers_of, dispatchers) if each), default=0)
+        if self.depth > _MAX_DEPTH:
+            raise ValueError(f"expected at most {_MAX_DEPTH} wrappers inside of each other; got more")
         self._managers: Final = [each for each in dispatchers if isinstance(each, AbstractAsyncContextManager)]
         self._entered: list[list[Life]] = []
 
@@ -158,9 +168,15 @@ def _with_inner(dispatchers: Iterable[AlertDispatcher]) -> list[AlertDispatcher]
         each = left.pop()
         if id(each) not in found:
             found[id(each)] = each
-            managers = getattr(each, "_managers", None)
-            left += managers.dispatchers if isinstance(managers, Managers) else ()
+            managers = _managers_of(each)
+            left += managers.dispatchers if managers else ()
     return list(found.values())
+
+
+def _managers_of(dispatcher: AlertDispatcher) -> Managers | None:
+    """Return what enters the dispatchers inside of *dispatcher*; None if it is no wrapper of ours."""
+    managers = getattr(dispatcher, "_managers", None)
+    return managers if isinstance(managers, Managers) else None
 
 
 def kinds(dispatchers: Iterable[AlertDispatcher]) -> list[str]:
