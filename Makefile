@@ -16,9 +16,10 @@ python := $(bin)/python
 # Half of their time the slow tests wait, for servers, processes and time-outs: four workers keep two cores busy. A page
 # of the docs is one script, so a file stays on one worker. A worker that dies ends the run: pytest-xdist would start
 # another one and wait for ever (pytest-xdist #784, #1323, #1378). tests/conftest.py says which files begin first.
-in_parallel := -n 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+by_file := --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+in_parallel := -n 4 $(by_file)
 # The others seldom wait, and a worker more has all of them to collect, which takes it seven seconds of work.
-quick := $(in_parallel) -n 3 -m "not slow and not torture"
+quick := -n 3 $(by_file) -m "not slow and not torture"
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Most of what is installed is never imported: Python compiles the rest when it is.
 pip_install := -m pip install -qq --no-compile

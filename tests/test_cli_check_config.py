@@ -49,6 +49,33 @@ def test_a_file_without_a_dispatcher() -> None:
     assert run("other.toml") == (0, "other.toml: good; records in audit_logs, level basic, alerts nowhere\n", "")
 
 
+def test_two_outboxes_of_one_name() -> None:
+    """Two outboxes that the start of the trail would refuse are refused, at whatever depth each of them stands."""
+    write(
+        'dispatcher = "all"',
+        "[tool.fapilog.dispatchers.all]",
+        'type = "fanout"',
+        'dispatchers = ["first", "limited"]',
+        "[tool.fapilog.dispatchers.first]",
+        'type = "outbox"',
+        'path = "alerts.db"',
+        'inner = "nowhere"',
+        "[tool.fapilog.dispatchers.limited]",
+        'type = "ratelimit"',
+        "rate = 1",
+        "burst = 1",
+        'inner = { type = "outbox", path = "alerts.db", inner = "nowhere" }',
+        "[tool.fapilog.dispatchers.nowhere]",
+        'type = "noop"',
+    )
+    code, out, err = run()
+    assert (code, err) == (1, "")
+    assert out == (
+        "pyproject.toml: tool.fapilog.dispatchers.all.dispatchers: expected one name for each outbox in a place; "
+        "got two outboxes named 'alerts'; give each its own name=\n"
+    )
+
+
 def test_a_file_and_the_environment() -> None:
     """A file that would not be read is refused."""
     write(name="other.toml")

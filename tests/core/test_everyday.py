@@ -65,6 +65,9 @@ async def test_a_change(trail: AuditTrail) -> None:
     await trail.log_change("a", "no mapping")  # type: ignore[arg-type]
     [odd] = await trail.get_events(limit=1)
     assert (odd.changes, odd.message) == ({"changes": "no mapping"}, "Changed a")
+    await trail.log_change("a", {"role": "admin"})  # type: ignore[dict-item]
+    [alone] = await trail.get_events(limit=1)
+    assert (alone.changes, alone.message) == ({"role": "admin"}, "Changed a: role")
 
 
 async def test_an_action_of_an_administrator(trail: AuditTrail) -> None:

@@ -225,3 +225,20 @@ def test_no_wrapper_takes_what_is_no_dispatcher(tmp_path: Path, wrap: Any, wrong
     expected = r"^\w+(\[0\])?: expected an object with `async def send_alert\(event, .*; got "
     with pytest.raises(TypeError, match=expected):
         wrap(wrong, tmp_path / "alerts.db")
+
+
+@pytest.mark.parametrize("wrap", [digest, limited, retrying, fast, lambda inner: FanOut([inner])])
+async def test_wrappers_in_each_other_have_room_on_the_stack(
+    tmp_path: Path, wrap: Callable[[AlertDispatcher], AlertDispatcher]
+) -> None:
+    """An alert goes through 32 wrappers in each other; one more is refused where it is made."""
+    inner = RecordingDispatcher()
+    deep: AlertDispatcher = inner
+    for _ in range(32):
+        deep = wrap(deep)
+    with pytest.raises(ValueError, match=r"^expected at most 32 wrappers inside of each other; got more$"):
+        Route({}, default=deep)
+    async with AuditTrail(storage_path=tmp_path, alert_dispatcher=deep) as trail:
+        await trail.log_security_event(AuditEventType.SECURITY_VIOLATION, "someone opened the safe")
+        await trail.drain()
+    assert len(inner.alerts) == 1

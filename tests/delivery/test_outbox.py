@@ -27,10 +27,12 @@ from fapilog import (
     TransientDeliveryError,
 )
 from fapilog.core.alerting import Alert
+from fapilog.delivery.digest import Digest
 from fapilog.delivery.fallback import Fallback
 from fapilog.delivery.fanout import FanOut
 from fapilog.delivery.outbox import SCHEDULE, Outbox, OutboxState
 from fapilog.delivery.ratelimit import RateLimit
+from fapilog.delivery.route import Route
 from fapilog.testing import RecordingDispatcher, check_dispatcher
 from tests.clock import jumping_backend
 from tests.doubles.outboxes import DAY, clock, glob, make, owned, statuses, until
@@ -976,19 +978,19 @@ async def test_it_keeps_the_contract(tmp_path: Path) -> None:
     )
 
 
-async def test_two_of_one_name_in_one_file(tmp_path: Path) -> None:
-    """Two outboxes of one name in one file are refused, where they are put together and where they are entered."""
+def test_two_of_one_name_in_one_file(tmp_path: Path) -> None:
+    """Two outboxes of one name in one file are refused where they are put together, at any depth of wrappers."""
     first, second = make(Scripted(), tmp_path), make(Scripted(), tmp_path)
     for together in (FanOut, Fallback):
         with pytest.raises(ValueError, match=r"^dispatchers: expected one name for each .*; got two .* named 'alerts'"):
             together([first, second])
     FanOut([first, make(Scripted(), tmp_path, name="other"), make(Scripted(), tmp_path / "other")])
-    deep = FanOut([first, RateLimit(second, rate=1, burst=1)])
-    trail = AuditTrail(storage_path=tmp_path / "audit", alert_dispatcher=deep)
-    expected = rf"^name: expected one name for each outbox in {tmp_path}/alerts.db; got 'alerts' twice$"
-    with pytest.raises(ValueError, match=expected):
-        await trail.start()
-    assert not trail.is_started
+    FanOut([first, RateLimit(Digest(first), rate=1, burst=1)])
+    for deep in (RateLimit(second, rate=1, burst=1), Digest(Route({}, default=second))):
+        with pytest.raises(ValueError, match=r"^dispatchers: expected one name for each .*; got two .* named 'alerts'"):
+            FanOut([Route({}, default=first), deep])
+    with pytest.raises(ValueError, match=r"^name: expected one name for each .*; got two .* named 'alerts'"):
+        make(Digest(second), tmp_path)
 
 
 @pytest.mark.parametrize("other", ["link.db", "folder/../alerts.db", "linked/alerts.db"])

@@ -151,7 +151,9 @@ async def test_what_is_damaged_is_not_copied(
 ) -> None:
     """A record that does not follow the one before it is not copied, and neither is any of its page."""
     there = target(tmp_path / "to")
-    with pytest.raises(AuditStorageError, match="nothing is appended"):
+    with pytest.raises(
+        AuditStorageError, match=r"^(in the source, .*; nothing is copied|the source begins .*; nothing is app)"
+    ):
         await copy(await filled(Damaged(changed), 3), there)
     assert await lines(there) == []
     await there.aclose()

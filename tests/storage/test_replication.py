@@ -275,11 +275,12 @@ async def test_another_trail_in_the_target_is_an_incident_at_once(trail: FileSto
 
 
 async def test_damage_is_not_replicated(trail: FileStorage, target: Target) -> None:
-    """Of a trail that was altered nothing is copied from the altered page on."""
+    """Of a trail that was altered nothing is copied from the altered page on, and the message is about the source."""
     await append(trail, 2)
     [file] = trail.directory.glob("audit_*.jsonl")
     file.write_bytes(file.read_bytes().replace(b'"m"', b'"n"', 1))
-    with pytest.raises(TrailMismatchError, match="record 1 was altered"):
+    words = r"^in the source, record 1 was altered: .*; nothing is copied behind record 0$"
+    with pytest.raises(TrailMismatchError, match=words):
         await Replication(trail.directory, target).catch_up()
     assert target.events == []
 

@@ -288,6 +288,9 @@ async def records(trail: AuditTrail) -> None:
     await trail.log_event(AuditEventType.DATA_ACCESS, "read", log_level="warn")  # type: ignore[arg-type]
     await trail.log_event(AuditEventType.DATA_ACCESS, "read", contains_phi="false")  # type: ignore[arg-type]
     await trail.log_error("not an exception")  # type: ignore[arg-type]
+    await trail.log_change("user/7", {"role": ("user", "admin"), "age": [6, 7], "name": (None, "Ann")}, user_id="root")
+    await trail.log_change("user/7", {"role": "admin"})  # type: ignore[dict-item]
+    await trail.log_event("billing.refund", "refunded", changes={"state": "paid"})  # type: ignore[dict-item]
 
 
 async def reads(trail: AuditTrail) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ..record.errordetails import BEGINNING, in_short
@@ -115,7 +115,11 @@ class EverydayEvents:
 
     @without_frames
     async def log_change(
-        self, /, target: Target | str, changes: Mapping[str, Collection[Any]], **fields: Unpack[CommonFields]
+        self,
+        /,
+        target: Target | str,
+        changes: Mapping[str, tuple[Any, Any] | list[Any]],
+        **fields: Unpack[CommonFields],
     ) -> str:
         """
         Record that something was changed: from which values to which.

@@ -37,6 +37,9 @@ __all__ = [
     "require_names",
 ]
 
+# More than anybody writes by hand. A call goes through all of them, on the stack of its caller: hundreds have no room.
+_MAX_DEPTH: Final = 32
+
 
 class Managers:
     """
@@ -44,9 +47,20 @@ class Managers:
 
     A dispatcher is entered and left in a task of its own, so that any task may enter the wrapper, and any other leave
     it. If entering one fails, the entered ones are left. May be entered again while it is entered, if they may.
+
+    Attributes:
+        dispatchers: All of them, also those that are no context managers.
+        depth: How many of our wrappers are inside of each other, with the one around these.
+
+    Raises:
+        ValueError: More wrappers are inside of each other than the stack has room for.
     """
 
-    def __init__(self, dispatchers: Iterable[AlertDispatcher]) -> None:
+    def __init__(self, dispatchers: Sequence[AlertDispatcher]) -> None:
+        self.dispatchers: Final = dispatchers
+        self.depth: Final[int] = 1 + max((each.depth for each in map(_managers_of, dispatchers) if each), default=0)
+        if self.depth > _MAX_DEPTH:
+            raise ValueError(f"expected at most {_MAX_DEPTH} wrappers inside of each other; got more")
         self._managers: Final = [each for each in dispatchers if isinstance(each, AbstractAsyncContextManager)]
         self._entered: list[list[Life]] = []
 
@@ -67,7 +81,7 @@ class Wrapper:
         dispatchers: The dispatchers inside.
     """
 
-    def __init__(self, dispatchers: Iterable[AlertDispatcher]) -> None:
+    def __init__(self, dispatchers: Sequence[AlertDispatcher]) -> None:
         self._managers = Managers(dispatchers)
         # The reporter of the trail, while this is entered.
         self._reporter: Reporter | None = None
@@ -130,19 +144,39 @@ def checked(dispatchers: Iterable[AlertDispatcher]) -> list[AlertDispatcher]:
 
 def require_names(options: str, dispatchers: Iterable[AlertDispatcher]) -> None:
     """
-    Raise ValueError, whose message begins with *options*, if two outboxes among *dispatchers* are one by their name.
+    Raise ValueError, whose message begins with *options*, if two outboxes are one by their name.
 
-    Only one of them would send an alert, and not both; the second can't be entered.
+    Only one of them would send an alert, and not both; the second can't be entered. The outboxes are those among
+    *dispatchers* and inside of them, at any depth of our wrappers.
     """
-    places = [
-        (place, getattr(each, "name", ""))
-        for each in dispatchers
-        if (place := getattr(each, "place", None)) is not None
-    ]
-    for place, name in places:
-        if places.count((place, name)) > 1:
+    used = set[tuple[object, str]]()
+    for each in _with_inner(dispatchers):
+        if (place := getattr(each, "place", None)) is None:
+            continue
+        name = getattr(each, "name", "")
+        if (place, name) in used:
             got = f"two outboxes named {name!r}; give each its own name="
             raise ValueError(f"{options}: expected one name for each outbox in a place; got {got}")
+        used.add((place, name))
+
+
+def _with_inner(dispatchers: Iterable[AlertDispatcher]) -> list[AlertDispatcher]:
+    """Return *dispatchers* and all inside of them, each once, wherever it stands."""
+    found: dict[int, AlertDispatcher] = {}
+    left = list(dispatchers)
+    while left:
+        each = left.pop()
+        if id(each) not in found:
+            found[id(each)] = each
+            managers = _managers_of(each)
+            left += managers.dispatchers if managers else ()
+    return list(found.values())
+
+
+def _managers_of(dispatcher: AlertDispatcher) -> Managers | None:
+    """Return what enters the dispatchers inside of *dispatcher*; None if it is no wrapper of ours."""
+    managers = getattr(dispatcher, "_managers", None)
+    return managers if isinstance(managers, Managers) else None
 
 
 def kinds(dispatchers: Iterable[AlertDispatcher]) -> list[str]:

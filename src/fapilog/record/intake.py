@@ -6,7 +6,7 @@ Nothing raises but a level, an outcome, a flag, a time or an id that is none, an
 A text that is too long is cut. Its length and hash stand in its place, and `truncated` names the member.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final, Literal, TypeAlias, TypedDict
 
@@ -119,7 +119,7 @@ class EventFields(CommonFields, total=False):
 
     operation: str | None
     target: Target | Mapping[str, str] | str | None
-    changes: Mapping[str, Collection[Any]] | None
+    changes: Mapping[str, tuple[Any, Any] | list[Any]] | None
     error: BaseException | None
 
 

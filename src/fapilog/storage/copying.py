@@ -91,7 +91,7 @@ async def copy(
             try:
                 head = await appended(source, target, head, lines)
             except TrailMismatchError as error:
-                # The target knows the lines alone; the source says in which of its files the damage is.
+                # The lines say which record it is; the source says in which of its files.
                 verdict = await source.verify() if isinstance(error.__cause__, ChainError) else None
                 if verdict is None or verdict.valid:
                     raise
@@ -115,8 +115,18 @@ async def appended(source: AuditStorage, target: TakesLines, head: ChainHead, li
     Where retention has removed the first records of *source*, an empty target begins behind them too, if a record of
     *source* says so.
 
-    Raises as `TakesLines.append_lines`.
+    Raises as `TakesLines.append_lines`; if *lines* are damaged, the message is about the source, and names no target.
     """
+    try:
+        return await _appended(source, target, head, lines)
+    except TrailMismatchError as error:
+        if not isinstance(error.__cause__, ChainError):
+            raise
+        words = f"in the source, {error.__cause__}; nothing is copied behind record {head.sequence_number}"
+        raise TrailMismatchError(words) from error.__cause__
+
+
+async def _appended(source: AuditStorage, target: TakesLines, head: ChainHead, lines: Sequence[bytes]) -> ChainHead:
     if head != EMPTY or head_in_front(lines) == EMPTY:
         return await target.append_lines(head, lines)
     removed = await front_of(source)

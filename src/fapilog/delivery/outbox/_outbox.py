@@ -23,7 +23,7 @@ from ...tasks.background import Background
 from ...tasks.fork import call_in_child
 from ...tasks.life import Life
 from ...tasks.strangers import Log
-from .._inner import Managers
+from .._inner import Managers, require_names
 from ._breaker import SCHEDULE, Terms
 from ._file.place import OutboxFile
 from ._place import Place, Queue
@@ -75,6 +75,7 @@ class AnyOutbox(Uncopied):
         self._times_entered = 0
         call_in_child(self, AnyOutbox._forget)
         self._mark: ChainHead | None = None
+        require_names("name", [self])
 
     @property
     def place(self) -> str:
