@@ -1,10 +1,10 @@
 """The commands, as typer takes them."""
 
 import functools
-import importlib.metadata
 import importlib.util
 import re
 import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -13,7 +13,7 @@ import msgspec
 import typer
 from rich.progress import SpinnerColumn, TextColumn
 
-from .. import AuditChainVerificationResult, AuditStorageError, ChainHead, ChainStatus
+from .. import AuditChainVerificationResult, AuditStorageError, ChainHead, ChainStatus, __version__
 from ..config import ConfigError, dispatcher_from_env
 from ..record.chain import ChainError
 from ..storage._files.directory import cannot
@@ -49,6 +49,8 @@ app: Final = typer.Typer(
     # A traceback with the values of variables may show personal data.
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    # The docstrings are the help.
+    epilog="Python has removed most of this help (-OO, or PYTHONOPTIMIZE=2)." if sys.flags.optimize > 1 else None,
 )
 app.add_typer(alerts, name="alerts")
 app.add_typer(hold, name="hold")
@@ -65,7 +67,7 @@ app.command()(retain)
 
 def _print_version(*, wanted: bool) -> None:
     if wanted:
-        typer.echo(f"fapilog {importlib.metadata.version('fapilog')}")
+        typer.echo(f"fapilog {__version__}")
         raise typer.Exit
 
 
