@@ -2,6 +2,8 @@
 
 import importlib
 import inspect
+import subprocess
+import sys
 import typing
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -10,6 +12,8 @@ from typing import Any
 import pytest
 
 import fapilog
+from fapilog import AlertDispatcher, AuditStorage, DurableDispatcher
+from fapilog.core.alerting import Reporter
 from fapilog.storage.archive import Archive
 from tests.doubles import django_site
 from tests.doubles.modules import PUBLIC
@@ -60,3 +64,28 @@ def test_what_is_asked_for_is_imported() -> None:
     assert hints["archive"] == Archive | Path | str | None
     assert typing.get_type_hints(fapilog.CompliancePolicy)["rules"] == Collection[fapilog.Threshold]
     assert typing.get_type_hints(fapilog.AuditTrail.sync.fget)["return"] is fapilog.SyncAuditTrail  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("protocol", [AlertDispatcher, DurableDispatcher, Reporter, AuditStorage, Archive])
+def test_what_a_user_implements_can_be_checked(protocol: type) -> None:
+    """`isinstance` answers for every protocol: libraries that check arguments at run time, as beartype, ask it."""
+    assert not isinstance("a word", protocol)
+
+
+READ_WHEN_CALLED = """
+import sys, typing
+
+def on_call(frame, what, _):
+    function = frame.f_globals.get(frame.f_code.co_name)
+    if what == "call" and getattr(function, "__code__", None) is frame.f_code and "fapilog" in frame.f_code.co_filename:
+        typing.get_type_hints(function)
+
+sys.setprofile(on_call)
+import fapilog.core.sync
+"""
+
+
+@pytest.mark.slow
+def test_what_an_import_calls_can_be_checked() -> None:
+    """The annotations of functions that are called by an import name what exists by then; typeguard reads them."""
+    subprocess.run([sys.executable, "-c", READ_WHEN_CALLED], check=True)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from datetime import UTC, datetime
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import anyio
 import pytest
 
-from fapilog import AuditEventType, AuditTrail
+from fapilog import AuditEventType, AuditTrail, __version__
 from fapilog._extras import install_line
 from fapilog.cli import main
 from fapilog.cli.clinic import LOOPBACK, OnCall, Request, serve
@@ -429,7 +430,27 @@ def test_help_tells_the_exit_codes(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         assert "Exit code: 0" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+@needs_extra
+def test_help_tells_why_it_is_short(environment: dict[str, str]) -> None:
+    """Where Python removes docstrings, the help says that it lacks them."""
+    done = piped("--help", env={**environment, "PYTHONOPTIMIZE": "2"})
+    assert "Check whether a trail is intact." not in done.stdout
+    assert "Python has removed most of this help" in done.stdout
+
+
 # -- what is missing
+
+
+@needs_extra
+def test_a_copy_without_metadata_knows_its_version(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The version is printed where no metadata of the package is there, as in a zipapp."""
+
+    def missing(name: str) -> metadata.Distribution:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata.Distribution, "from_name", missing)
+    assert run("--version") == (0, f"fapilog {__version__}\n", "")
 
 
 def without(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,10 +1,11 @@
 """The commands, as typer takes them: a module for each, or for those that share their options."""
 
-import importlib.metadata
+import sys
 from typing import Annotated, Final
 
 import typer
 
+from .. import __version__
 from .alerts import alerts
 from .check_config import check_config
 from .continue_ import continue_
@@ -27,6 +28,8 @@ app: Final = typer.Typer(
     # A traceback with the values of variables may show personal data.
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    # The docstrings are the help.
+    epilog="Python has removed most of this help (-OO, or PYTHONOPTIMIZE=2)." if sys.flags.optimize > 1 else None,
 )
 app.add_typer(alerts, name="alerts")
 app.add_typer(hold, name="hold")
@@ -47,7 +50,7 @@ app.command()(send_test)
 
 def _print_version(*, wanted: bool) -> None:
     if wanted:
-        typer.echo(f"fapilog {importlib.metadata.version('fapilog')}")
+        typer.echo(f"fapilog {__version__}")
         raise typer.Exit
 
 

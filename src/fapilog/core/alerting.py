@@ -65,6 +65,7 @@ it does not; "ambiguous": it may have arrived; "error": the dispatcher raised an
 """
 
 
+@runtime_checkable
 class AlertDispatcher(Protocol):
     """
     Delivers alerts to a destination: a chat, a pager, a mailbox.
@@ -170,6 +171,7 @@ def is_resuming(dispatcher: AlertDispatcher) -> TypeGuard[DurableDispatcher]:
     return has_methods and bool(getattr(dispatcher, "resumes", False))
 
 
+@runtime_checkable
 class Reporter(Protocol):
     """
     How a dispatcher reports to its trail. No call waits or raises, and any thread may make it.

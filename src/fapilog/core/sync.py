@@ -40,11 +40,12 @@ _made: Final[list[str]] = []
 
 def _without_await(
     method: Callable[Concatenate[AuditTrail, P], Coroutine[Any, Any, T]],
-) -> Callable[[Callable[..., object]], Callable[Concatenate[SyncAuditTrail, P], T]]:
+) -> Callable[[Callable[..., object]], Callable[Concatenate[Any, P], T]]:
     """Make a function, of which only the name counts, the *method* of a trail without ``await``."""
     _made.append(method.__name__)
 
-    def decorate(_: Callable[..., object]) -> Callable[Concatenate[SyncAuditTrail, P], T]:
+    # Any, since the class is not there yet: libraries that check arguments at run time read the annotations here.
+    def decorate(_: Callable[..., object]) -> Callable[Concatenate[Any, P], T]:
         @without_frames
         @functools.wraps(method)
         def call(self: SyncAuditTrail, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -52,7 +53,7 @@ def _without_await(
             bound: Callable[P, Coroutine[Any, Any, T]] = getattr(self._trail, method.__name__)  # pyright: ignore[reportPrivateUsage]
             return self._call(functools.partial(bound, *args, **kwargs))  # pyright: ignore[reportPrivateUsage]
 
-        return cast("Callable[Concatenate[SyncAuditTrail, P], T]", call)
+        return cast("Callable[Concatenate[Any, P], T]", call)
 
     return decorate
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
-from typing import IO, Any, Final, Protocol
+from typing import IO, Any, Final, Protocol, runtime_checkable
 from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
@@ -84,6 +84,7 @@ class PackedFile(msgspec.Struct, frozen=True, kw_only=True):
             return content_of(file) == self.content
 
 
+@runtime_checkable
 class Archive(Protocol):
     """
     Keeps the files of days for a trail.

@@ -4,7 +4,7 @@ import copy
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, Protocol, Self, TypedDict
+from typing import Any, Final, Protocol, Self, TypedDict, runtime_checkable
 
 from msgspec import structs
 from msgspec.structs import force_setattr
@@ -242,6 +242,7 @@ class KeptAlert(Discreet, frozen=True):
     event: AuditEvent
 
 
+@runtime_checkable
 class AuditStorage(Protocol):
     """
     One chain of events that is kept for ever.
