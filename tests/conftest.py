@@ -3,6 +3,7 @@
 import gc
 import itertools
 import logging
+import random
 import signal
 import time
 from collections.abc import Iterator
@@ -90,8 +91,28 @@ LONGEST = (
 )
 
 
+def _share_values(items: list[pytest.Item]) -> None:
+    """Of the values of a test, draw half for each backend, and mark them ``slow`` on the other."""
+    tests: dict[str, dict[object, list[pytest.Function]]] = {}
+    for item in items:
+        if not isinstance(item, pytest.Function) or "anyio_backend" not in item.fixturenames:
+            continue
+        if not {"slow", "torture"}.intersection(mark.name for mark in item.iter_markers()):
+            value = tuple(id(each) for name, each in item.callspec.params.items() if name != "anyio_backend")
+            tests.setdefault(item.nodeid.partition("[")[0], {}).setdefault(value, []).append(item)
+    for test, values in tests.items():
+        on_both = [both for both in values.values() if len(both) > 1]
+        if len(values) > 1:
+            # The same each time; and not in turn: then one backend would have all that write, the other all that sync.
+            random.Random(test).shuffle(on_both)  # noqa: S311
+            for number, both in enumerate(on_both):
+                both[number % 2].add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest looks for marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first."""
+    """Put the longest files first, and share the values out between the backends."""
+    _share_values(items)
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
