@@ -211,10 +211,14 @@ class SQLiteStorage(RowStorage):
         self._commits = GroupCommit(self._commit, interrupted=_INTERRUPTED)
 
 
+def _unchanged(value: Any) -> Any:
+    return value
+
+
 class _Reader(RowReader):
     """The searches in a *file*, of which the holes have the *name*."""
 
-    dialect = Dialect(parameter="?", contains="instr(line, ?)", unindexed="+", key_of=lambda value: value)
+    dialect = Dialect(parameter="?", contains="instr(line, ?)", unindexed="+", key_of=_unchanged)
     some = f"{_OF_TIMES} LIMIT ?"
     last = f"{_OF_TIMES} AND sequence_number < ? ORDER BY sequence_number DESC LIMIT ?"
     newest = _NEWEST_BEFORE
