@@ -26,6 +26,7 @@ from ..record.values import kind_of
 from ._archive.packed import from_disk, is_archived_name, not_what_the_trail_has
 from ._files.compressed import content_of
 from ._files.directory import cannot, make_directory
+from ._files.regular import regular_file
 from ._whole import whole
 
 __all__ = ["Archive", "DirectoryArchive", "PackedFile", "is_address", "require_archive"]
@@ -159,7 +160,7 @@ class DirectoryArchive:
             if not there.exists():
                 from shutil import copyfileobj  # noqa: PLC0415  it loads every kind of compression
 
-                with file.path.open("rb") as source, whole(str(there), like=source.fileno()) as part:
+                with regular_file(file.path) as source, whole(str(there), like=source.fileno()) as part:
                     copyfileobj(source, part, _BLOCK_BYTES)
 
     def prove(self, file: PackedFile) -> None:
@@ -172,7 +173,7 @@ class DirectoryArchive:
     def open(self, name: str, size: int | None = None) -> IO[bytes]:  # noqa: ARG002  all of it is as fast
         """Do as `Archive.open`."""
         with self._failures("read"):
-            return (self.directory / name).open("rb")
+            return regular_file(self.directory / name)
 
     @contextlib.contextmanager
     def _failures(self, action: str) -> Generator[None]:

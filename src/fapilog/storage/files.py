@@ -327,6 +327,8 @@ class FileStorage(Uncopied):
         """
         try:
             return await in_thread(self._concerns)
+        except ChainError as damage:
+            raise AuditStorageError(f"cannot look after {self.directory}: {damage}") from damage
         except OSError as error:
             raise cannot("look after", self.directory, error) from error
 

@@ -18,6 +18,7 @@ from .._anchor import ANCHOR, Anchor, anchor_of
 from .._files.compressed import compress, content_of
 from .._files.directory import allow_as, blocks, closing, newest_file, reading, sync, sync_directory, without_writers
 from .._files.names import SUFFIX, date_of, day_of, names
+from .._files.regular import open_regular
 from .._files.times import INDEX, Times
 from .._whole import PART, remove, whole
 from ..archive import Archive, PackedFile
@@ -114,8 +115,8 @@ def archive_day(
 
 
 def _put(path: Path, content: str | None, archive: Archive, day: date, retention_days: int | None) -> None:
-    with path.open("rb") as opened:
-        size, found = os.fstat(opened.fileno()).st_size, digest(opened.fileno())
+    with closing(open_regular(path)) as fd:
+        size, found = os.fstat(fd).st_size, digest(fd)
     file = PackedFile(path=path, size=size, sha256=found, content=content, day=day, retention_days=retention_days)
     try:
         archive.put(file)

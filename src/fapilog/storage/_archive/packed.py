@@ -9,13 +9,14 @@ from typing import IO
 from ...record.errors import AuditStorageError
 from .._anchor import ANCHOR
 from .._files.names import SUFFIX, is_name, is_set_aside
+from .._files.regular import regular_file
 
 __all__ = ["from_disk", "is_archived_name", "not_what_the_trail_has"]
 
 
 def from_disk(path: Path) -> IO[bytes]:
     """Open a file so that it is read from the disk, if the system can do that, and not from the cache."""
-    file = path.open("rb")
+    file = regular_file(path)
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     return file

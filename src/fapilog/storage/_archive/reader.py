@@ -147,7 +147,7 @@ class ArchiveReader(TrailReader):
         if ANCHOR not in self._archive.sizes():
             return None
         with contextlib.closing(self._archive.open(ANCHOR)) as file:
-            return decoded_anchor(file)
+            return decoded_anchor(file.read(FIRST_BYTES))
 
     def _start(self) -> ChainHead:
         anchor = self._anchor()
