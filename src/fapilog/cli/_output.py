@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
+import msgspec
 from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.progress import Progress, ProgressColumn
@@ -13,12 +16,17 @@ from rich.text import Text
 
 from .. import AuditChainVerificationResult
 
-__all__ = ["Output", "counted", "headed", "plain", "progress", "verdict"]
+__all__ = ["Output", "counted", "headed", "in_json", "plain", "progress", "verdict"]
 
 
 def plain(text: str) -> str:
     """Return *text* as one line that a terminal shows and does not obey."""
     return "".join(each if each.isprintable() else " " if each.isspace() else "\ufffd" for each in text)
+
+
+def in_json(value: Any) -> str:
+    """Return *value* as one line of JSON, in ASCII, which no terminal obeys."""
+    return json.dumps(msgspec.to_builtins(value))
 
 
 def counted(count: int, what: str) -> str:

@@ -24,7 +24,7 @@ from ..storage.archived import ArchiveStorage
 from ..storage.earlier import is_of_earlier, verify_earlier
 from ._ending import CANNOT, INTERRUPTED, NO, failed
 from ._operator import operator
-from ._output import Output, plain, progress, verdict
+from ._output import Output, in_json, plain, progress, verdict
 from ._place import Directory, Place, Where, WithArchive, WithName, named, opened, require_trail, verified
 from .alerts import alerts
 from .check_config import check_config
@@ -158,7 +158,7 @@ def verify(
     except AuditStorageError as error:
         raise failed(error) from None
     if as_json:
-        typer.echo(msgspec.json.encode(result))
+        typer.echo(in_json(result))
     else:
         Output().print(verdict(result), soft_wrap=True)
     if isinstance(where, Path) and (words := Times(where.absolute()).check()):

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.text import Text
 
 from .. import AuditEventType, AuditStorageError, AuditTrail
 from ..storage.earlier import EarlierTrail, as_metadata, is_of_earlier, verify_earlier
 from ._ending import NO, failed
-from ._output import Output, plain
+from ._output import Output, in_json, plain
 from ._place import directory_at, directory_there
 
 __all__ = ["continue_", "say"]
@@ -67,7 +66,7 @@ def _begun(new: Path, found: EarlierTrail) -> bool:
 def say(found: EarlierTrail, *, as_json: bool) -> int:
     """Print the verdict on an earlier trail, and return the exit code."""
     if as_json:
-        typer.echo(msgspec.json.encode(found))
+        typer.echo(in_json(found))
     elif found.problem is not None:
         Output().print(Text(f"NOT VALID: {plain(found.problem)}", style="bold red"), soft_wrap=True)
     else:

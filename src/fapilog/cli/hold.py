@@ -13,7 +13,7 @@ from .. import AuditEventType, AuditStorageError
 from ..storage.holds import Hold, add_hold, holds_on, remove_hold
 from ._ending import NO, failed
 from ._operator import operator
-from ._output import Output, headed, plain
+from ._output import Output, headed, in_json, plain
 from ._place import Directory, require_trail, to_write
 
 __all__ = ["add", "hold", "list_", "remove"]
@@ -84,7 +84,7 @@ def list_(
     except AuditStorageError as error:
         raise failed(error) from None
     if as_json:
-        typer.echo(msgspec.json.encode(found))
+        typer.echo(in_json(found))
         return
     if not found:
         typer.echo("no holds")
@@ -92,7 +92,7 @@ def list_(
     table = headed("hold", "since", "until", "set", "reason")
     for each in found:
         days = (str(each.since or ""), str(each.until or ""))
-        table.add_row(each.id, *days, f"{each.set_at:%Y-%m-%d}", plain(each.reason))
+        table.add_row(plain(each.id), *days, f"{each.set_at:%Y-%m-%d}", plain(each.reason))
     Output().show(table)
 
 
