@@ -262,6 +262,8 @@ def why_not_writable(directory: Path) -> str | None:
         there = there.parent
     if not there.is_dir():
         return f"{there}: expected a directory, found something else"
+    if os.statvfs(there).f_flag & os.ST_RDONLY:
+        return f"{there}: its file system is read-only"
     if not os.access(there, os.W_OK | os.X_OK):
         return f"{there}: this process may not write there{_users(there)}"
     return None
