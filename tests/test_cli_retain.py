@@ -254,6 +254,20 @@ def test_the_reason_of_a_hold_is_any_text(run: Run, directory: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "command", ["hold list", "hold list --json", "retain --retention-days 30", "retain --retention-days 30 --json"]
+)
+def test_no_hold_drives_a_terminal(run: Run, directory: Path, command: str) -> None:
+    """Whatever was written into the file of the holds, no control character is printed."""
+    hostile = "\x1b[2J\x9b31m\u202e"
+    hold = {"id": hostile, "reason": hostile, "set_at": "2026-01-01T00:00:00Z"}
+    (directory / "audit_holds.json").write_text(json.dumps([hold]))
+    code, out, err = run(*command.split(), directory)
+    assert (code, err) == (0, "")
+    assert "31m" in out
+    assert out.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize(
     "command", ["hold add --reason x", "hold list", "retain --retention-days 9", "recover --reason x"]
 )
 def test_a_directory_without_a_trail(run: Run, tmp_path: Path, command: str) -> None:

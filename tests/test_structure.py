@@ -50,7 +50,7 @@ MAY_IMPORT["core"].add("config")
 # call.
 MAY_IMPORT["integrations"] |= {"config", "_typos"}
 # Inside of the storages: what all of them share, and those that are in databases.
-SHARED = {"_anchor", "_holes", "_room", "_verdicts", "closing", "copying", "protocol"}
+SHARED = {"_anchor", "_holes", "_regular", "_room", "_verdicts", "closing", "copying", "protocol"}
 IN_DATABASES = {"_rows", "_sqlitetrail", "postgres", "sqlite", "sqlitefile"}
 # What `import fapilog` loads may import these libraries, and the lowest floor fewer still.
 LIBRARIES = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["append_only", "empty", "fill", "mounted"]
+__all__ = ["append_only", "empty", "fill", "mounted", "read_only"]
 
 
 def _run(name: str, *arguments: str) -> bool:
@@ -29,6 +29,16 @@ def mounted(directory: Path, size: str) -> Generator[None]:
     finally:
         # At once: a descriptor that is still open fails the test.
         assert _run("umount", str(directory))
+
+
+@contextmanager
+def read_only(directory: Path) -> Generator[None]:
+    """Let nothing be written to the file system that is mounted on *directory*, to which no file is open."""
+    assert _run("mount", "-o", "remount,ro", str(directory))
+    try:
+        yield
+    finally:
+        assert _run("mount", "-o", "remount,rw", str(directory))
 
 
 def fill(directory: Path) -> None:

@@ -214,3 +214,11 @@ def test_what_is_no_file_is_not_waited_for(old: Path) -> None:
     assert trail.sync.verify_chain_from_storage().status is ChainStatus.UNREADABLE
     with pytest.raises(AuditStorageError, match="audit_2030-01-01"):
         verify_earlier(old)
+
+
+def test_a_line_that_is_nested_deeply_is_damage(old: Path) -> None:
+    """A line that begins as its records do, and holds JSON that no decoder follows, is no record, and no error."""
+    path = max(old.glob("*.jsonl"))
+    with path.open("ab") as file:
+        file.write(b'{"checksum":"' + b"0" * 64 + b'","x":' + b"[" * 5000 + b"]" * 5000 + b"}\n")
+    assert "this is no record" in (verify_earlier(old).problem or "")

@@ -1,4 +1,4 @@
-"""What is no regular file, and has the name of one of the trail's: a verdict at once, and never a wait for ever."""
+"""Whatever has the name of one of the trail's files and is none: a verdict at once, and never a wait for ever."""
 
 import contextlib
 import os
@@ -13,9 +13,14 @@ from types import FrameType
 
 import pytest
 
-from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, ChainStatus
+from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, ChainStatus, FileStorage
 from fapilog.record import chain
+from fapilog.storage._anchor import ANCHOR
+from fapilog.storage._archive.day import archive_day, compress_day
 from fapilog.storage._files import directory as _directory
+from fapilog.storage._replica import replica_of
+from fapilog.storage.archive import DirectoryArchive
+from fapilog.storage.holds import add_hold, holds_on
 from tests.doubles.trail_files import TrailFiles
 
 TODAY = "audit_2026-01-31.jsonl"
@@ -241,3 +246,82 @@ def test_a_directory_that_is_none(tmp_path: Path, put: Callable[[Path], None]) -
     assert (verdict.valid, verdict.status) == (False, ChainStatus.UNREADABLE)
     assert words in str(verdict.error_message)
     assert time.monotonic() - began < 60
+
+
+def put_nested(path: Path) -> None:
+    """Put JSON that would take a decoder deeper than it may go."""
+    path.write_bytes(b'{"file":' + b"[" * 5000 + b"]" * 5000 + b"}")
+
+
+def put_nested_list(path: Path) -> None:
+    """Put the same in a list, as of holds."""
+    path.write_bytes(
+        b'[{"id":"1","reason":"r","set_at":"2026-01-01T00:00:00Z","x":' + b"[" * 5000 + b"]" * 5000 + b"}]"
+    )
+
+
+def put_endless(path: Path) -> None:
+    """Put more bytes than fit into memory; none of them takes room on the disk."""
+    path.touch()
+    os.truncate(path, 1 << 42)
+
+
+BESIDE = {
+    **KINDS,
+    "nested JSON": put_nested,
+    "a list of nested JSON": put_nested_list,
+    "a file without end": put_endless,
+}
+beside = pytest.mark.parametrize("put", BESIDE.values(), ids=BESIDE)
+
+
+@beside
+def test_what_is_no_anchor(trail: TrailFiles, put: Callable[[Path], None]) -> None:
+    """Whatever has the name of the anchor, all that need it say so at once, and go on without it."""
+    path = trail.directory / ANCHOR
+    trail.close()
+    put(path)
+    says(trail, ANCHOR)
+    path.rmdir() if path.is_dir() else path.unlink()
+    trail.append([BODY])
+    assert (trail.verify().valid, trail.verify().events_checked) == (True, 3)
+    trail.close()
+
+
+async def test_that_there_is_no_anchor_is_in_the_words_of_a_storage(tmp_path: Path) -> None:
+    """Whatever has the name of the anchor, a look at the concerns raises what it documents, with the reason."""
+    (tmp_path / ANCHOR).write_text("{}")
+    with pytest.raises(AuditStorageError, match=f"{ANCHOR} is damaged"):
+        await FileStorage(tmp_path).concerns()
+
+
+@beside
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("audit_holds.json", holds_on),
+        ("audit_holds.json", lambda directory: add_hold(directory, "a trial")),
+        ("audit_replica.json", replica_of),
+    ],
+    ids=["holds", "a new hold", "replica"],
+)
+def test_what_is_no_file_beside_the_days(
+    tmp_path: Path, name: str, read: Callable[[Path], object], put: Callable[[Path], None]
+) -> None:
+    """Whatever has the name of a file that retention asks, it says so at once: never that nothing is to be kept."""
+    put(tmp_path / name)
+    refuses(lambda: read(tmp_path), name)
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, Path.mkdir, put_socket, put_device])
+def test_what_is_no_file_of_an_archive(trail: TrailFiles, tmp_path: Path, put: Callable[[Path], None]) -> None:
+    """Where something else has the name of an archived day, retention and readers say so, and nothing waits for it."""
+    archive = DirectoryArchive(tmp_path / "archive")
+    archive.directory.mkdir()
+    put(archive.directory / f"{TODAY}.gz")
+    compress_day(trail.directory, TODAY)
+    with at_once(), pytest.raises(AuditStorageError, match="expected a regular file"):
+        archive_day(trail.directory, TODAY, archive, None)
+    with at_once(), pytest.raises(AuditStorageError, match="expected a regular file"):
+        archive.open(f"{TODAY}.gz")
+    trail.close()

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fapilog import AuditEvent, AuditEventType, AuditStorageError, ChainStatus
+from fapilog import AuditEvent, AuditEventType, AuditStorageError, ChainStatus, FileStorage
 from fapilog.record import chain
-from tests.doubles.file_systems import mounted
+from tests.doubles.file_systems import mounted, read_only
 from tests.doubles.trail_files import TrailFiles
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -47,3 +47,14 @@ def test_a_volume_can_be_unmounted_when_the_trail_is_closed(tmp_path: Path) -> N
         trail = TrailFiles(tmp_path / "audit", durable=True, now=lambda: NOON)
         append(trail)
         trail.close()
+
+
+async def test_a_read_only_file_system_is_called_so(tmp_path: Path) -> None:
+    """Where nothing can be written since the file system is read-only, no user and no mode is blamed for it."""
+    with mounted(tmp_path, "1m"):
+        (tmp_path / "audit").mkdir()
+        with read_only(tmp_path):
+            for name in ("audit", "to be made"):
+                found = await FileStorage(tmp_path / name).trouble()
+                assert found is not None
+                assert found.endswith(": its file system is read-only")

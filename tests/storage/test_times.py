@@ -175,6 +175,7 @@ SPOILED: dict[str, Callable[[bytes, random.Random], bytes]] = {
     "torn": lambda index, chance: index[: chance.randrange(len(index) + 1)] + b"\n" + index,
     "shuffled": shuffled,
     "zeros": lambda index, _: bytes(len(index)),
+    "nested": lambda index, _: index.replace(b"]", b"," + b"[" * 5000 + b"]" * 5000 + b"]"),
     "of another file": lambda index, _: index.replace(b"03-01.jsonl", b"03-09.jsonl").replace(b"03-02.j", b"03-01.j"),
 }
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import Any, Final
 
+import msgspec
 import typer
 from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
@@ -15,7 +17,19 @@ from rich.text import Text
 
 from .. import AuditChainVerificationResult
 
-__all__ = ["CANNOT", "INTERRUPTED", "NO", "Output", "counted", "failed", "headed", "plain", "progress", "verdict"]
+__all__ = [
+    "CANNOT",
+    "INTERRUPTED",
+    "NO",
+    "Output",
+    "counted",
+    "failed",
+    "headed",
+    "in_json",
+    "plain",
+    "progress",
+    "verdict",
+]
 
 NO: Final = 1
 """The command did what it was asked, and the answer is no: not intact, not there, not delivered."""
@@ -32,6 +46,11 @@ def failed(words: object, code: int = CANNOT) -> typer.Exit:
     """Say on the standard error why the command fails, and return the exit to raise."""
     typer.echo(plain(f"fapilog: {words}"), err=True)
     return typer.Exit(code)
+
+
+def in_json(value: Any) -> str:
+    """Return *value* as one line of JSON, in ASCII, which no terminal obeys."""
+    return json.dumps(msgspec.to_builtins(value))
 
 
 def counted(count: int, what: str) -> str:

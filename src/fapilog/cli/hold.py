@@ -12,7 +12,7 @@ import typer
 from .. import AuditEventType, AuditStorageError
 from ..storage.holds import Hold, add_hold, holds_on, remove_hold
 from ._operator import operator
-from ._output import NO, Output, failed, headed, plain
+from ._output import NO, Output, failed, headed, in_json, plain
 from ._place import Directory, require_trail, to_write
 
 __all__ = ["add", "hold", "list_", "remove"]
@@ -83,7 +83,7 @@ def list_(
     except AuditStorageError as error:
         raise failed(error) from None
     if as_json:
-        typer.echo(msgspec.json.encode(found))
+        typer.echo(in_json(found))
         return
     if not found:
         typer.echo("no holds")
@@ -91,7 +91,7 @@ def list_(
     table = headed("hold", "since", "until", "set", "reason")
     for each in found:
         days = (str(each.since or ""), str(each.until or ""))
-        table.add_row(each.id, *days, f"{each.set_at:%Y-%m-%d}", plain(each.reason))
+        table.add_row(plain(each.id), *days, f"{each.set_at:%Y-%m-%d}", plain(each.reason))
     Output().show(table)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
 from .. import AuditStorageError, ComplianceLevel, CompliancePolicy, OutboxError
@@ -13,7 +12,7 @@ from ..delivery.outbox._file.place import OutboxFile
 from ..delivery.outbox._place import Queue
 from ..storage._files.directory import cannot
 from ..storage.retention import RetainedDay, RetentionReport
-from ._output import Output, failed, headed
+from ._output import Output, failed, headed, in_json, plain
 from ._place import Directory, archive_at, require_trail, to_write
 
 __all__ = ["retain"]
@@ -80,7 +79,7 @@ def retain(
     finally:
         trail.sync.stop()
     if as_json:
-        typer.echo(msgspec.json.encode(report))
+        typer.echo(in_json(report))
     else:
         _show(report)
 
@@ -127,7 +126,7 @@ def _show(report: RetentionReport) -> None:
     table = headed("day", "records", "would be" if report.dry_run else "done")
     for day in report.days:
         records = "" if day.first is None else f"{day.first}-{day.last}"
-        table.add_row(day.file.removesuffix(".jsonl"), records, _words(day))
+        table.add_row(day.file.removesuffix(".jsonl"), records, plain(_words(day)))
     Output().show(table)
 
 

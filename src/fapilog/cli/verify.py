@@ -20,7 +20,7 @@ from ..storage._files.times import Times
 from ..storage.archive import Archive
 from ..storage.archived import ArchiveStorage
 from ..storage.earlier import EarlierTrail, is_of_earlier, verify_earlier
-from ._output import CANNOT, NO, Output, failed, plain, progress, verdict
+from ._output import CANNOT, NO, Output, failed, in_json, plain, progress, verdict
 from ._place import Place, Where, WithArchive, WithName, named, opened, require_trail
 
 __all__ = ["verify"]
@@ -58,7 +58,7 @@ def verify(
     except AuditStorageError as error:
         raise failed(error) from None
     if as_json:
-        typer.echo(msgspec.json.encode(result))
+        typer.echo(in_json(result))
     else:
         Output().print(verdict(result), soft_wrap=True)
     if isinstance(where, Path) and (words := Times(where.absolute()).check()):
@@ -115,7 +115,7 @@ def _verified(place: Where, archive: Archive | None, reached: Callable[[int], No
 def _say(found: EarlierTrail, *, as_json: bool) -> int:
     """Print the verdict on an earlier trail, and return the exit code."""
     if as_json:
-        typer.echo(msgspec.json.encode(found))
+        typer.echo(in_json(found))
     elif found.problem is not None:
         Output().print(Text(f"NOT VALID: {plain(found.problem)}", style="bold red"), soft_wrap=True)
     else:

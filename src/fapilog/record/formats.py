@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from enum import Enum
 from functools import cache
-from typing import Any, Final, get_args
+from typing import Any, Final, TypeVar, get_args
 
 import msgspec
 
@@ -25,7 +25,20 @@ from .kinds import AuditEventType, AuditLogLevel, ComplianceLevel, unlisted
 from .parties import Target
 from .times import Moment
 
-__all__ = ["AS_THEY_ARE", "EARLIER", "decoded", "encoded", "is_earlier", "no_record", "printable", "taken", "target_in"]
+__all__ = [
+    "AS_THEY_ARE",
+    "EARLIER",
+    "decoded",
+    "encoded",
+    "from_json",
+    "is_earlier",
+    "no_record",
+    "printable",
+    "taken",
+    "target_in",
+]
+
+_T = TypeVar("_T")
 
 EARLIER: Final = b'{"checksum":"'
 """The first bytes of a record of the earlier fapilog, up to 0.3.5; the module `storage.earlier` reads these."""
@@ -136,6 +149,16 @@ def decoded(record: bytes | str) -> AuditEvent:
         return _decoded(record)
     except RecursionError:
         raise msgspec.ValidationError("a record is not nested so deeply") from None
+
+
+def from_json(data: bytes, kind: type[_T]) -> _T:
+    """Return the value of that *kind* in *data*; raise `msgspec.MsgspecError` if it has none, whatever else it has."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except RecursionError:
+        raise msgspec.ValidationError("nested too deeply") from None
+    except UnicodeDecodeError:
+        raise msgspec.ValidationError("no UTF-8") from None
 
 
 def _decoded(record: bytes | str) -> AuditEvent:

@@ -18,15 +18,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
 
 from ..record.chain import EMPTY, ChainError, ChainHead, ChainStatus, head_before
 from ..record.events import AuditEvent
-from ..record.formats import decoded
+from ..record.formats import decoded, from_json
 from ..record.kinds import AuditEventType
+from ._regular import content_of_small
 from .protocol import AuditStorage, EventFilter
 
 __all__ = [
@@ -95,17 +96,16 @@ def anchor_of(directory: Path) -> Anchor | None:
         OSError: It can't be read.
     """
     try:
-        with open(f"{os.fspath(directory)}/{ANCHOR}", "rb") as file:
-            return decoded_anchor(file)
+        return decoded_anchor(content_of_small(f"{os.fspath(directory)}/{ANCHOR}"))
     except FileNotFoundError:
         return None
 
 
-def decoded_anchor(file: IO[bytes]) -> Anchor:
-    """Return the anchor that is in *file*; raise ChainError if it is none, and OSError if it can't be read."""
+def decoded_anchor(data: bytes) -> Anchor:
+    """Return the anchor that is in *data*; raise ChainError if it is none."""
     try:
-        return msgspec.json.decode(file.read(1 << 16), type=Anchor)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return from_json(data, Anchor)
+    except msgspec.MsgspecError:
         raise ChainError(ChainStatus.UNREADABLE, f"{ANCHOR} is damaged, or was not written by retention") from None
 
 

@@ -18,10 +18,11 @@ from msgspec.structs import replace
 
 from ..record.chain import ChainError, ChainHead
 from ..record.errors import AuditStorageError
-from ..record.formats import decoded
+from ..record.formats import decoded, from_json
 from ._files.directory import cannot, reading
 from ._files.names import names
 from ._files.reader import TrailReader
+from ._regular import content_of_small
 from ._whole import PART, whole
 
 __all__ = ["Replica", "keep_replica", "replica_of", "stored_at", "waits"]
@@ -64,12 +65,12 @@ def replica_of(directory: Path) -> Replica | None:
     """
     path = directory / _FILE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Replica)
+        return from_json(content_of_small(path), Replica)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise AuditStorageError(f"cannot read {path}: {error.strerror or error}") from error
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except msgspec.MsgspecError:
         # Not None: retention would remove days that are not replicated.
         raise AuditStorageError(f"{path}: expected how far the trail is replicated; got something else") from None
 

@@ -28,6 +28,7 @@ from ._anchor import ANCHOR
 from ._files.compressed import content_of
 from ._files.directory import cannot, make_directory
 from ._files.names import SUFFIX, is_name, is_set_aside
+from ._regular import regular_file
 from ._whole import whole
 
 __all__ = [
@@ -171,7 +172,7 @@ class DirectoryArchive:
             if not there.exists():
                 from shutil import copyfileobj  # noqa: PLC0415  it loads every kind of compression
 
-                with file.path.open("rb") as source, whole(str(there), like=source.fileno()) as part:
+                with regular_file(file.path) as source, whole(str(there), like=source.fileno()) as part:
                     copyfileobj(source, part, _BLOCK_BYTES)
 
     def prove(self, file: PackedFile) -> None:
@@ -184,7 +185,7 @@ class DirectoryArchive:
     def open(self, name: str, size: int | None = None) -> IO[bytes]:  # noqa: ARG002  all of it is as fast
         """Do as `Archive.open`."""
         with self._failures("read"):
-            return (self.directory / name).open("rb")
+            return regular_file(self.directory / name)
 
     @contextlib.contextmanager
     def _failures(self, action: str) -> Generator[None]:
@@ -196,7 +197,7 @@ class DirectoryArchive:
 
 def from_disk(path: Path) -> IO[bytes]:
     """Open a file so that it is read from the disk, if the system can do that, and not from the cache."""
-    file = path.open("rb")
+    file = regular_file(path)
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     return file

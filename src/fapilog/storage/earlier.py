@@ -73,6 +73,7 @@ class _Record(msgspec.Struct):
 
 
 _decode: Final = msgspec.json.Decoder(_Record).decode
+_LONGEST_LINE: Final = 64 << 20
 
 
 def is_of_earlier(directory: Path) -> bool:
@@ -324,7 +325,9 @@ def _lines(directory: Path, name: str, offset: int = 0) -> Iterator[bytes]:
     try:
         with os.fdopen(open_file(directory, name), "rb") as file:
             file.seek(offset)
-            yield from file
+            # A longer line is none of its records, and might not fit into memory.
+            while line := file.readline(_LONGEST_LINE):
+                yield line
     except OSError as error:
         raise AuditStorageError(f"cannot read {directory / name}: {error.strerror or error}") from error
 
@@ -333,7 +336,7 @@ def _checked(line: bytes) -> _Record | None:
     """Return the record that *line* is, if its checksum is right."""
     try:
         record = _decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return None
     if not line.startswith(EARLIER + record.checksum.encode() + b'",'):
         return None

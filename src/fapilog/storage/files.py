@@ -10,7 +10,7 @@ from typing import Final, Literal
 import anyio.lowlevel
 
 from ..record import chain
-from ..record.chain import AuditChainVerificationResult, ChainHead, Seal
+from ..record.chain import AuditChainVerificationResult, ChainError, ChainHead, Seal
 from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError, StoringInterruptedError
 from ..record.events import AuditEvent
@@ -293,6 +293,8 @@ class FileStorage(Uncopied):
         """
         try:
             return await in_thread(self._concerns)
+        except ChainError as damage:
+            raise AuditStorageError(f"cannot look after {self.directory}: {damage}") from damage
         except OSError as error:
             raise cannot("look after", self.directory, error) from error
 

@@ -16,10 +16,12 @@ from typing import Final
 import msgspec
 
 from ..record.errors import AuditStorageError
+from ..record.formats import from_json
 from ..record.times import Day, Moment, standard_now
 from ..record.values import text
 from ._archive.day import exclusive
 from ._files.directory import newest_file
+from ._regular import content_of_small
 from ._whole import whole
 
 __all__ = ["Hold", "add_hold", "holds_on", "remove_hold"]
@@ -59,12 +61,12 @@ def holds_on(directory: Path) -> list[Hold]:
     """
     path = directory / _FILE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=list[Hold])
+        return from_json(content_of_small(path), list[Hold])
     except FileNotFoundError:
         return []
     except OSError as error:
         raise AuditStorageError(f"cannot read {path}: {error.strerror or error}") from error
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except msgspec.MsgspecError:
         # Never "no holds": something would be removed that must not be.
         raise AuditStorageError(f"{path}: expected a list of holds; got something else") from None
 

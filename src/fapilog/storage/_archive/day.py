@@ -19,6 +19,7 @@ from .._files.compressed import compress, content_of
 from .._files.directory import allow_as, blocks, closing, newest_file, reading, sync, sync_directory, without_writers
 from .._files.names import SUFFIX, date_of, day_of, names
 from .._files.times import INDEX, Times
+from .._regular import open_regular
 from .._whole import PART, remove, whole
 from ..archive import Archive, PackedFile, from_disk, is_archived_name, not_what_the_trail_has
 from .latest import latest_up_to
@@ -113,8 +114,8 @@ def archive_day(
 
 
 def _put(path: Path, content: str | None, archive: Archive, day: date, retention_days: int | None) -> None:
-    with path.open("rb") as opened:
-        size, found = os.fstat(opened.fileno()).st_size, digest(opened.fileno())
+    with closing(open_regular(path)) as fd:
+        size, found = os.fstat(fd).st_size, digest(fd)
     file = PackedFile(path=path, size=size, sha256=found, content=content, day=day, retention_days=retention_days)
     try:
         archive.put(file)

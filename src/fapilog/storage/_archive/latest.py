@@ -20,6 +20,7 @@ from .._files.compressed import note_in
 from .._files.lines import lines_of
 from .._files.names import SUFFIX, names
 from .._files.times import times_of
+from .._regular import regular_file
 
 __all__ = ["HEADER_BYTES", "latest_in", "latest_up_to"]
 
@@ -50,7 +51,7 @@ def latest_up_to(directory: Path, name: str, files: Sequence[str] | None = None)
     for index in range(bisect_left(files, name), -1, -1):
         each = files[index]
         if not os.path.exists(directory / each):
-            with open(f"{directory}/{each}{SUFFIX}", "rb") as file:
+            with regular_file(f"{directory}/{each}{SUFFIX}") as file:
                 found.append(latest_in(file.read(HEADER_BYTES)))
             break
         with lines_of(directory, each) as lines:

@@ -99,7 +99,7 @@ class ArchivedDays(Days):
         if ANCHOR not in self._archive.sizes():
             return None
         with contextlib.closing(self._archive.open(ANCHOR)) as file:
-            return decoded_anchor(file)
+            return decoded_anchor(file.read(FIRST_BYTES))
 
     def set_aside(self) -> tuple[str, ...]:
         """Return the names of the files with incomplete records that were there at the last `names`, sorted."""

@@ -17,6 +17,7 @@ from hashlib import sha256
 from typing import IO, Final
 
 from ...record.chain import ChainError, ChainStatus
+from .._regular import regular_file
 
 __all__ = [
     "MAX_SIZE",
@@ -104,7 +105,7 @@ def decompressed(path: str) -> int:
         ChainError: The file is damaged.
         OSError: It can't be read, or there is no room for its content.
     """
-    with open(path, "rb") as file:
+    with regular_file(path) as file:
         found = os.fstat(file.fileno())
         key = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
         return _last.opened(key, lambda: unpacked(file, path))
@@ -147,7 +148,7 @@ def beginning(path: str, size: int) -> bytes:
         ChainError: The file is damaged.
         OSError: It can't be read.
     """
-    with open(path, "rb") as file, _damage(path), gzip.GzipFile(fileobj=file) as packed:
+    with regular_file(path) as file, _damage(path), gzip.GzipFile(fileobj=file) as packed:
         return packed.read(size)
 
 
@@ -179,7 +180,7 @@ def size_when_decompressed(path: str) -> int:
     Raises:
         OSError: It can't be read.
     """
-    with open(path, "rb") as file:
+    with regular_file(path) as file:
         return _size_at_end(file)
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from ...record.errors import AuditStorageError
-from .names import SUFFIX, expected_a_file, is_name, no_file
+from .._regular import open_regular
+from .names import SUFFIX, is_name
 
 __all__ = [
     "OWNER",
@@ -131,7 +132,7 @@ def open_file(directory: Path, name: str, flags: int = os.O_RDONLY) -> int:
         OSError: It is no regular file, or can't be opened.
     """
     try:
-        return _open(directory, name, flags)
+        return open_regular(f"{directory}/{name}", flags)
     except FileNotFoundError:
         path = f"{directory}/{name}{SUFFIX}"
         if flags != os.O_RDONLY or not is_name(name) or not os.path.isfile(path):
@@ -165,28 +166,6 @@ def size_of(directory: Path, name: str) -> int:
         from .compressed import size_when_decompressed  # noqa: PLC0415
 
         return size_when_decompressed(path + SUFFIX)
-
-
-def _open(directory: Path, name: str, flags: int) -> int:
-    path = f"{directory}/{name}"
-    try:
-        # Without waiting for the other end of a pipe, or becoming the terminal's process: "man 2 open".
-        fd = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY, 0o600)
-    except OSError as error:
-        if words := no_file(path):
-            raise OSError(errno.EINVAL, words) from error
-        raise
-    is_file = False
-    try:
-        # Of the open file, since another may have taken its name in the meantime.
-        mode = os.fstat(fd).st_mode
-        is_file = stat.S_ISREG(mode)
-    finally:
-        if not is_file:
-            close(fd)
-    if not is_file:
-        raise OSError(errno.EINVAL, expected_a_file(name, mode))
-    return fd
 
 
 def reading(directory: Path, name: str) -> contextlib.AbstractContextManager[int]:
@@ -283,6 +262,8 @@ def why_not_writable(directory: Path) -> str | None:
         there = there.parent
     if not there.is_dir():
         return f"{there}: expected a directory, found something else"
+    if os.statvfs(there).f_flag & os.ST_RDONLY:
+        return f"{there}: its file system is read-only"
     if not os.access(there, os.W_OK | os.X_OK):
         return f"{there}: this process may not write there{_users(there)}"
     return None

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import re
-import stat
 from datetime import date
 from pathlib import Path
 from typing import Final
 
 from .._anchor import ANCHOR, anchor_of
+from .._regular import no_file
 
 __all__ = [
     "SUFFIX",
     "date_of",
     "day_after",
     "day_of",
-    "expected_a_file",
     "file_of_day",
     "files_set_aside",
     "is_name",
     "is_set_aside",
     "names",
-    "no_file",
 ]
 
 SUFFIX: Final = ".gz"
@@ -34,15 +31,6 @@ SUFFIX: Final = ".gz"
 _NAME: Final = r"audit_[0-9]{4}-[0-9]{2}-[0-9]{2}\.jsonl"
 _SET_ASIDE: Final = _NAME + r"\.torn-[0-9]+-[0-9a-f]+"
 _OF_A_DAY: Final = rf"({_NAME})({re.escape(SUFFIX)}|\.torn-.*)?"
-
-_KINDS: Final = {
-    stat.S_IFDIR: "a directory",
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a character device",
-    stat.S_IFBLK: "a block device",
-    stat.S_IFLNK: "a symbolic link that leads to no file",
-}
 
 
 def is_name(name: str) -> bool:
@@ -119,19 +107,3 @@ def files_set_aside(directory: Path) -> tuple[str, ...]:
 def is_set_aside(name: str) -> bool:
     """Return whether a file of that name holds an incomplete record."""
     return re.fullmatch(_SET_ASIDE, name) is not None
-
-
-def no_file(path: str) -> str | None:
-    """Return the words that *path* is no regular file; None if it is one, or is not there."""
-    with contextlib.suppress(FileNotFoundError):
-        mode = os.lstat(path).st_mode
-        if stat.S_ISLNK(mode):
-            with contextlib.suppress(OSError):  # else the link leads nowhere, or in a circle
-                mode = os.stat(path).st_mode
-        return None if stat.S_ISREG(mode) else expected_a_file(os.path.basename(path), mode)
-    return None
-
-
-def expected_a_file(name: str, mode: int) -> str:
-    """Return the words that the file *name* is not regular, with its kind by *mode*."""
-    return f"{name}: expected a regular file, found {_KINDS.get(stat.S_IFMT(mode), 'something else')}"

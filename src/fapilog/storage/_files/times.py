@@ -146,7 +146,7 @@ class Times:
             data = data[: data.rfind(b"\n") + 1]
             for line in split(data):
                 # A part whose line a crash has torn is read again.
-                with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+                with contextlib.suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
                     self._keep(_part_in(line))
             self._read = found.st_dev, found.st_ino, offset + len(data)
 
