@@ -230,6 +230,12 @@ class Alerts:
             await self.catch_up.idle()
         await self.background.settle()
 
+    async def note(self, change: Callable[[], None]) -> None:
+        """Call *change*, of the health, and send the alert about it here if the trail is not started."""
+        with self.background.collecting() as calls:
+            change()
+            await self.background.run(calls)
+
     def forget_closed_loop(self) -> None:
         """Report the alerts that wait as failed, if the loop was closed before `stop`."""
         life = self._life

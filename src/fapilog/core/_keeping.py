@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..storage.replication import Replication
     from ._incidentfiles import IncidentFiles
 
-__all__ = ["Expected", "Keeping", "archive_of", "files_of", "in_files", "is_ours", "place_of", "plain_files_of"]
+__all__ = ["Expected", "Keeping", "archive_of", "files_of", "in_files", "is_ours", "plain_files_of", "words_for"]
 
 
 class Keeping:
@@ -128,20 +128,20 @@ class Expected:
             return
         if self._must_exist and not await self._storage.find(EventFilter(), 1):
             raise AuditStorageError(
-                f"{place_of(self._storage)}: expected a trail, as must_exist says, and found no record; is its volume "
+                f"{words_for(self._storage)}: expected a trail, as must_exist says, and found no record; is its volume "
                 "mounted? Nothing is stored"
             )
         if not await holds(self._storage, self._head):
             raise AuditStorageError(
-                f"{place_of(self._storage)}: expected the trail with record {self._head.sequence_number}, as "
+                f"{words_for(self._storage)}: expected the trail with record {self._head.sequence_number}, as "
                 "expected_head has it, and found another: one that was cut, replaced, or restored from an older "
                 "backup? Nothing is stored"
             )
         self.is_there = True
 
 
-def place_of(storage: AuditStorage) -> str:
-    """Return where *storage* is. The repr of a storage that is not ours may have a password."""
+def words_for(storage: AuditStorage) -> str:
+    """Return the words for *storage* in a message. The repr of a storage that is not ours may have a password."""
     kind = type(storage)
     return repr(storage) if kind.__module__.startswith("fapilog.") else kind.__qualname__
 

@@ -80,15 +80,9 @@ async def _incident(alerts: Alerts) -> AsyncGenerator[None]:
         raise
     except Exception as error:
         # An archive that is not ours may raise any.
-        await _noted(alerts, functools.partial(alerts.health.failing, RETAINING, error))
+        await alerts.note(functools.partial(alerts.health.failing, RETAINING, error))
         raise
-    await _noted(alerts, functools.partial(alerts.health.working, RETAINING))
-
-
-async def _noted(alerts: Alerts, note: Callable[[], None]) -> None:
-    with alerts.background.collecting() as calls:
-        note()
-        await alerts.background.run(calls)
+    await alerts.note(functools.partial(alerts.health.working, RETAINING))
 
 
 async def _first_that_stays(storage: AuditStorage, alerts: Alerts) -> int | None:

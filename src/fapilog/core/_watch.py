@@ -20,7 +20,7 @@ from ..tasks.loops import is_without_loop
 from ..tasks.strangers import Log, contained
 from ._health import Health, weakly
 from ._incidents import CAPACITY, CLOCK, FILES, LONGEST_TEXT, REPLICA
-from ._keeping import place_of
+from ._keeping import words_for
 from .policy import CompliancePolicy
 
 __all__ = ["Watch"]
@@ -101,7 +101,7 @@ class Watch:
 
     def begins(self, first: AuditEvent) -> None:
         """Say that *first* is stored as record 1: a service that has run for years should know of that."""
-        words = f"a trail begins at record 1 in {place_of(self._storage)}"
+        words = f"a trail begins at record 1 in {words_for(self._storage)}"
         _log.info("%s; if there should be one, its volume is not mounted, or it was removed", words)
         notice = self._event(AuditEventType.AUDIT_LOG_LIFECYCLE, "begin", words, {"first_event": first.event_id})
         # PCI DSS 10.2.1.6 asks for the initialization of new audit logs; otherwise only a policy that names the type

@@ -206,17 +206,14 @@ class Questions:
         Args:
             progress: Called now and then, in a worker thread, with the number of events checked so far.
         """
-        health, background = self._alerts.health, self._alerts.background
-        with background.collecting() as calls:
-            try:
-                with contained():
-                    result = await self._storage.verify(progress)
-            except Exception as error:
-                health.failing(VERIFICATION, error)
-                await background.run(calls)
-                raise
-            health.verified(result)
-            await background.run(calls)
+        health = self._alerts.health
+        try:
+            with contained():
+                result = await self._storage.verify(progress)
+        except Exception as error:
+            await self._alerts.note(functools.partial(health.failing, VERIFICATION, error))
+            raise
+        await self._alerts.note(functools.partial(health.verified, result))
         return result
 
 

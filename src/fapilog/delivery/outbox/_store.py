@@ -170,7 +170,7 @@ class Store:
             _log.warning("the outbox %s can use its %s again", self.name, self.place.kind)
         self._works = error is None
         # Also where it has worked all along: an earlier process may have reported that it fails.
-        self.report(f"the {self.place.kind} of the outbox {self.name}", None if error is None else str(error))
+        self.report_part(f"the {self.place.kind} of the outbox {self.name}", None if error is None else str(error))
 
     # -- alerts that do not come from the place
 
@@ -223,14 +223,14 @@ class Store:
         if changed is not None and not changed.is_set:
             changed.set()
 
-    def report(self, what: str, cause: str | None) -> None:
-        """Report to the trail that the part *what* fails, with the *cause*; or that it works, if *cause* is None."""
+    def report_part(self, part: str, cause: str | None) -> None:
+        """Report to the trail that *part* fails, with the *cause*; or that it works, if *cause* is None."""
         if self._reporter is None:
             return
         if cause is None:
-            self._reporter.working(what)
+            self._reporter.working(part)
         else:
-            self._reporter.failing(what, cause)
+            self._reporter.failing(part, cause)
 
     def report_attempt(self, report: DeliveryReport) -> None:
         """Tell the trail of an attempt."""
