@@ -14,7 +14,7 @@ from pathlib import Path
 from fapilog.record import chain
 from fapilog.record.events import AuditEvent
 from fapilog.record.kinds import AuditEventType
-from fapilog.storage._archive.day import compress_day
+from fapilog.storage._archive.day import compress_day, tidy
 from fapilog.storage._files import lines
 from fapilog.storage._files import times as _times
 from fapilog.storage._files.names import names
@@ -48,7 +48,9 @@ def main(directory: Path, seed: int) -> None:
             since = BEGAN + timedelta(seconds=chance.randrange(100))
             TrailReader(directory, durable=False).page(EventFilter(start_time=since, end_time=since), 10)
         writer.close()
+    # As retention does.
     compress_day(directory, names(directory)[0])
+    tidy(directory)
     TrailReader(directory, durable=False).page(EventFilter(start_time=BEGAN - timedelta(1), end_time=BEGAN), 10)
 
 

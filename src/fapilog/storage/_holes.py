@@ -13,7 +13,7 @@ from ..record.damage import DamagedRecord
 from ..record.events import AuditEvent
 from ..record.formats import decoded, no_record
 
-__all__ = ["head_of_record", "item_of", "joined", "missing_rows", "up_to"]
+__all__ = ["head_of_record", "item_of", "joined", "up_to"]
 
 
 def joined(items: Iterable[AuditEvent | DamagedRecord]) -> Generator[AuditEvent | DamagedRecord, None, None]:
@@ -44,13 +44,6 @@ def up_to(limit: int, items: Iterable[AuditEvent | DamagedRecord]) -> Generator[
         if limit < 1:
             # Before the next one is looked for, which may be in another file.
             return
-
-
-def missing_rows(file: str, first: int, behind: int) -> DamagedRecord:
-    """Return the hole in a database where the rows from *first* to the one in front of *behind* are missing."""
-    which = f"record {first} is" if behind == first + 1 else f"records {first} to {behind - 1} are"
-    problem = f"{which} missing in front of record {behind}"
-    return DamagedRecord(file=file, offset=first, size=behind - first, lines=0, problem=problem)
 
 
 def head_of_record(line: bytes) -> ChainHead | None:

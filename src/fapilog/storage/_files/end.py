@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -17,13 +17,14 @@ from .._anchor import anchor_of, start_of
 from .directory import reading, size_of
 from .lines import lines_of
 from .names import file_of_day, names
-from .recovering import last_seal
+from .recovering import Start, last_seal
 
 __all__ = [
     "TAIL_BYTES",
     "End",
     "Listing",
     "Today",
+    "Where",
     "behind_seal",
     "check_newest",
     "start_of_end",
@@ -154,8 +155,12 @@ def _tail(head: ChainHead) -> bytes:
     return f'{head.checksum}"}}\n'.encode()
 
 
-def where_to_check(directory: Path, known: End | None, files: list[str], checked: int) -> tuple[int, int, ChainHead]:
-    """Return the index of the file to check first, the offset in it, and the head of the chain up to there."""
+Where: TypeAlias = Callable[[Path, End | None, list[str], int], Start]
+"""Returns where to check some files of a directory, whose end may be known; so many bytes at most if all is well."""
+
+
+def where_to_check(directory: Path, known: End | None, files: list[str], checked: int) -> Start:
+    """Return where to check: behind the *known* end, or else in the last *checked* bytes."""
     if known is None or not known.sequence_number:
         return _start(directory, files, checked)
     name, behind = known.record
@@ -170,7 +175,7 @@ def where_to_check(directory: Path, known: End | None, files: list[str], checked
     if sizes[0] < behind:
         message = f"{name} was cut: it has {sizes[0]} bytes, and {behind} were stored"
         raise ChainError(ChainStatus.GAP, message)
-    start = index, behind, known.head
+    start = Start(index, behind, known.head)
     if sum(sizes) - behind <= checked:
         return start
     with reading(directory, name) as fd:
@@ -179,25 +184,25 @@ def where_to_check(directory: Path, known: End | None, files: list[str], checked
     return max(start_of_end(directory, files, checked), start, key=lambda each: each[:2])
 
 
-def behind_seal(directory: Path, known: End | None, files: list[str], checked: int) -> tuple[int, int, ChainHead]:
+def behind_seal(directory: Path, known: End | None, files: list[str], checked: int) -> Start:
     """Return where to check after damage: at the record that has sealed it since the *known* end, or as before."""
     sealed = last_seal(directory, files, *_last_bytes(directory, files, checked))
-    if sealed is not None and known is not None and sealed[2].sequence_number >= known.sequence_number:
+    if sealed is not None and known is not None and sealed.head.sequence_number >= known.sequence_number:
         return sealed
     return where_to_check(directory, known, files, checked)
 
 
-def _start(directory: Path, files: list[str], checked: int) -> tuple[int, int, ChainHead]:
+def _start(directory: Path, files: list[str], checked: int) -> Start:
     """Return where to begin at the start of a process: only in the newest files, however little the older ones hold."""
     older = max(0, len(files) - _CHECKED_FILES)
     start = start_of_end(directory, files[older:], checked)
     if not older or start[:2] != (0, 0):
-        return older + start[0], *start[1:]
+        return start._replace(file=older + start.file)
     for index in range(older, len(files)):
         with lines_of(directory, files[index]) as lines:
             # The first record is believed, as it would be at any other place in the trail.
             if first := lines.first_from(0, lines.end()):
-                return index, first[0], lines.head_before(*first)
+                return Start(index, first[0], lines.head_before(*first))
     return start_of_end(directory, files, checked)
 
 
@@ -209,9 +214,9 @@ def check_newest(fd: int, known: End) -> None:
         raise ChainError(ChainStatus.BROKEN_LINK, message)
 
 
-def start_of_end(directory: Path, files: list[str], size: int) -> tuple[int, int, ChainHead]:
+def start_of_end(directory: Path, files: list[str], size: int) -> Start:
     """
-    Return where to begin, to check the last *size* bytes of *files*: the index of a file, an offset in it, and a head.
+    Return where to begin, to check the last *size* bytes of *files*.
 
     Short of the whole trail, the first record that begins there is believed, and the last that seals damage. If none
     does, since a power cut left zeros for all of these bytes, more are checked.
@@ -222,7 +227,7 @@ def start_of_end(directory: Path, files: list[str], size: int) -> tuple[int, int
     while True:
         index, offset = _last_bytes(directory, files, size)
         if index == offset == 0:
-            return 0, 0, start_of(directory)
+            return Start(0, 0, start_of(directory))
         begin = None
         for name in files[index:]:
             with lines_of(directory, name) as lines:
@@ -231,7 +236,7 @@ def start_of_end(directory: Path, files: list[str], size: int) -> tuple[int, int
                 if begin is None:
                     begin = end if first is None else first[0]
                 if first is not None:
-                    return index, begin, lines.head_before(*first)
+                    return Start(index, begin, lines.head_before(*first))
             offset = 0
         size *= 2
 

@@ -29,7 +29,7 @@ from .lines import Lines, PlacedError, lines_of, placed
 from .names import names
 from .torn import Torn
 
-__all__ = ["Break", "Resumption", "last_seal", "recover", "sealed_break"]
+__all__ = ["Break", "Resumption", "Start", "last_seal", "recover", "sealed_break"]
 
 _MEMBER: Final = "fapilog.recovered"
 _NEEDLE: Final = f'"{_MEMBER}":{{'.encode()
@@ -59,6 +59,14 @@ class Break(msgspec.Struct, frozen=True, kw_only=True):
     status: str
 
 
+class Start(NamedTuple):
+    """Where a chain is followed from: the index of a file, an offset in it, and the head of the chain up to there."""
+
+    file: int
+    offset: int
+    head: ChainHead
+
+
 class Resumption(NamedTuple):
     """Where a chain resumes behind sealed damage: the index of a file, an offset, a head; and the record that seals."""
 
@@ -85,8 +93,8 @@ def sealed_break(directory: Path, files: list[str], damage: PlacedError) -> Resu
     return None
 
 
-def last_seal(directory: Path, files: list[str], first: int, offset: int) -> tuple[int, int, ChainHead] | None:
-    """Return file, offset and head before the last record that seals damage, from *offset* of the file *first* on."""
+def last_seal(directory: Path, files: list[str], first: int, offset: int) -> Start | None:
+    """Return where the last record that seals damage begins, from *offset* of the file *first* on."""
     for index in range(len(files) - 1, first - 1, -1):
         with lines_of(directory, files[index]) as lines:
             begin, end = offset if index == first else 0, lines.end()
@@ -94,7 +102,7 @@ def last_seal(directory: Path, files: list[str], first: int, offset: int) -> tup
                 found = [each for each in placed(*lines.block(start, end)) if _NEEDLE in each[1] and each[0] >= begin]
                 for place, line in reversed(found):
                     if _seal_in(line) is not None:
-                        return index, place, chain.head_before(line)
+                        return Start(index, place, chain.head_before(line))
     return None
 
 

@@ -31,7 +31,7 @@ from .directory import (
     sync_directory,
     write_until_error,
 )
-from .end import TAIL_BYTES, End, Listing, Today, behind_seal, check_newest, utc_now, where_to_check
+from .end import TAIL_BYTES, End, Listing, Today, Where, behind_seal, check_newest, utc_now, where_to_check
 from .lines import Lines
 from .names import day_after
 from .recent import Once, RecentIds
@@ -225,7 +225,7 @@ class TrailWriter:
         except ChainError:
             return self._look(behind_seal)
 
-    def _look(self, where: Callable[[Path, End | None, list[str], int], tuple[int, int, ChainHead]]) -> End | None:
+    def _look(self, where: Where) -> End | None:
         """Check the records appended since the last look, or at first the trail's end, and open its last file."""
         self._close_file()
         assert self._lock_fd is not None  # noqa: S101 - opened by the callers

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final, TypeAlias
 from ...record.chain import ChainError, ChainHead, head_before
 from ...record.damage import DamagedRecord
 from ...record.events import AuditEvent
-from .._holes import head_of_record, item_of, joined, missing_rows, up_to
+from .._holes import head_of_record, item_of, joined, up_to
 from ..protocol import EventFilter
 from .ranges import ranges, stretches
 from .table import Dialect, Question, questions
@@ -90,6 +90,12 @@ class RowReader(ABC):
         lines = (line for _, line in self._oldest(after, limit) if isinstance(line, bytes) and _is_record(line))
         return list(itertools.islice(lines, max(0, limit)))
 
+    def missing(self, first: int, behind: int) -> DamagedRecord:
+        """Return the hole where the rows from *first* to the one in front of *behind* are missing."""
+        which = f"record {first} is" if behind == first + 1 else f"records {first} to {behind - 1} are"
+        problem = f"{which} missing in front of record {behind}"
+        return DamagedRecord(file=self.name, offset=first, size=behind - first, lines=0, problem=problem)
+
     def _newest(self, wanted: EventFilter, question: Question, limit: int) -> Iterator[AuditEvent | DamagedRecord]:
         low = -1 if wanted.after is None else min(wanted.after, _MAX)
         high = _MAX if wanted.before is None else min(wanted.before, _MAX)
@@ -148,7 +154,7 @@ class RowReader(ABC):
                 # The rows in front of the first of all were removed, perhaps.
                 last = last if index or not self._may_lack(bound, number) else bound
                 if last is not None and abs(number - last) > 1:
-                    yield missing_rows(self.name, min(number, last) + 1, max(number, last))
+                    yield self.missing(min(number, last) + 1, max(number, last))
                 last = number
             given = line if isinstance(line, bytes) else b""
             is_placed = not given or b',"sequence_number":%d,"' % number in given[-_SEAL_BYTES:]

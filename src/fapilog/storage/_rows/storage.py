@@ -11,7 +11,6 @@ from ...record.events import AuditEvent
 from ...record.privacy import Uncopied, without_frames
 from ...tasks.threads import in_thread
 from .._anchor import front_of
-from .._holes import missing_rows
 from .._verdicts import unreadable, verdict_on
 from ..protocol import AuditStorage, EventFilter
 from .reader import RowReader
@@ -98,7 +97,7 @@ class RowStorage(Uncopied, AuditStorage):
             return []
         front = await front_of(self)
         first = max(after, 0 if front is None else front.sequence_number) + 1
-        return [missing_rows(self._reader.name, first, number)] if first < number else []
+        return [self._reader.missing(first, number)] if first < number else []
 
 
 def _number_of(item: AuditEvent | DamagedRecord) -> int | None:
