@@ -455,6 +455,30 @@ async def test_a_mark_that_cannot_be_had(tmp_path: Path, caplog: pytest.LogCaptu
     assert "t0k3n" not in caplog.text
 
 
+async def test_a_first_mark_that_cannot_be_had(tmp_path: Path) -> None:
+    """A new dispatcher that can't tell its mark at the start gets every alert since then that it could not take."""
+
+    class Fails(Keeper):
+        async def resume_from(self, head: ChainHead, *, anew: bool = False) -> ChainHead:
+            if self.error is not None:
+                raise self.error
+            return await super().resume_from(head, anew=anew)
+
+    keeper = Fails()
+    keeper.error = TransientDeliveryError("no file descriptor is left")
+    await killed(tmp_path, "before it was there")
+    trail = AuditTrail(storage_path=tmp_path, alert_dispatcher=keeper)
+    seen = Seen(trail)
+    async with trail:
+        await log(trail, "one", "two")
+        await trail.drain()
+        assert keeper.messages == []
+        keeper.error = None
+        await anyio.sleep(100)
+        assert keeper.messages == ["one", "two"]
+        assert seen.announced.count("one") == 1
+
+
 async def test_a_trail_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the trail can't be read nothing is handed over and the mark stays; later all is."""
     keeper = Keeper()

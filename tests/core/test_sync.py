@@ -529,3 +529,38 @@ def test_green_threads_are_told_apart_from_real_ones(tmp_path: Path) -> None:
     assert refusal.startswith("fapilog needs real threads, and gevent and eventlet replace them")
     assert "alerts that waited are lost: fapilog needs real threads" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+LATE = """
+import json, sys
+from fapilog import AuditStorageError, AuditTrail
+
+class Late:
+    def __init__(self, trail):
+        self.trail, self.error, self.say = trail, AuditStorageError, print
+
+    def __del__(self):
+        for message in ("short", "long" * 100_000):
+            try:
+                self.trail.sync.log_event("data_access", message)
+                self.say("stored")
+            except self.error as error:
+                self.say(error)
+
+trail = AuditTrail(storage_path=sys.argv[1])
+if sys.argv[2:]:
+    trail.sync.log_event("data_access", "first")
+# A module that is loaded before the others is taken away after them.
+json.late = Late(trail)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("used", [True, False])
+def test_a_finalizer_at_the_very_end_gets_an_error_of_ours(tmp_path: Path, *, used: bool) -> None:
+    """Where the interpreter has taken modules and `open` away, an event is stored, or an `AuditStorageError` raised."""
+    command = [sys.executable, "-c", LATE, str(tmp_path), *(["used"] if used else [])]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    error = "the interpreter ends: the event may be stored or not"
+    assert ended.stdout.splitlines() == ["stored" if used else error, error]
+    assert not ended.stderr

@@ -15,11 +15,11 @@ from fapilog.integrations.logging import _message as message_of
 from fapilog.record import intake, texts
 from fapilog.record.errordetails import MAX_TRACEBACK, described
 from fapilog.record.events import AuditEvent, handed_out
-from fapilog.record.freezing import Walk
+from fapilog.record.freezing import Walk, frozen_mapping
 from fapilog.record.intake import recorded
 from fapilog.record.keywords import names_in
 from fapilog.record.texts import cut
-from fapilog.record.values import MAX_MADE, given_text
+from fapilog.record.values import MAX_MADE, FrozenDict, FrozenList, given_text
 from tests.doubles.measured_calls import measured_calls
 
 MEGABYTE = 1 << 20
@@ -301,6 +301,26 @@ def test_a_log_call_asks_as_many_values_as_it_has_room_for(monkeypatch: pytest.M
     assert Long.asked == 1
     _logrecords.read(Numbers(500_000), room=65_536)
     assert Numbers.read < 65_536 // 2
+
+
+def test_the_values_of_a_record_are_copied_without_a_look_at_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record that is read holds nothing but JSON: as many values as it may have take no walk."""
+    read = measured_calls(monkeypatch, Walk, "_value")
+    rows: Any = {"rows": [[], {}, 1.5, None] * 80_000}
+    event = AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="m", metadata=rows)
+    assert read == []
+    assert event.metadata == rows
+    assert {type(each) for each in event.metadata["rows"]} == {FrozenList, FrozenDict, float, type(None)}
+
+
+@pytest.mark.parametrize("kind", [list, dict])
+@pytest.mark.parametrize("depth", [62, 63, 64, 65, 2_000])
+def test_small_values_end_at_the_depth_at_which_all_do(kind: type, depth: int) -> None:
+    """Values that are copied without a walk are as deep at most as those of a walk."""
+    value: Any = 1
+    for _ in range(depth):
+        value = [value] if kind is list else {"a": value}
+    assert frozen_mapping({"value": value}) == Walk().root({"value": value})
 
 
 def test_no_actor_is_encoded_that_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:

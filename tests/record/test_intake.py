@@ -6,12 +6,12 @@ import os
 import sqlite3
 import sys
 import threading
-from collections import ChainMap, OrderedDict, UserDict
-from collections.abc import Iterator, Mapping
+from collections import ChainMap, OrderedDict, UserDict, defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from hashlib import sha256
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -27,7 +27,7 @@ from fapilog.record.events import handed_out
 from fapilog.record.freezing import Walk
 from fapilog.record.intake import LEAST_RECORD, recorded
 from fapilog.record.texts import cut, escaped, original
-from fapilog.record.values import LEAST_TEXT, tags, text
+from fapilog.record.values import LEAST_TEXT, given_text, tags, text
 from tests.doubles.measured_calls import measured_calls
 
 _decode = msgspec.json.Decoder(AuditEvent).decode
@@ -160,11 +160,14 @@ def test_any_limit_may_be_the_lowest(max_text: int, max_message: int, max_record
     assert len(event.message) <= max_message
 
 
-def shared(depth: int, container: type = dict) -> Any:
+def shared(depth: int, container: type = dict, make: Callable[[Any], Any] | None = None) -> Any:
     """Return containers of two containers each, which are the same one: a tree of twice as many at each level."""
     found: Any = 0
     for _ in range(depth):
-        found = {"a": found, "b": found} if container is dict else container((found, found))
+        if make is not None:
+            found = make(found)
+        else:
+            found = {"a": found, "b": found} if container is dict else container((found, found))
     return found
 
 
@@ -231,6 +234,39 @@ def test_no_text_of_a_container_fills_the_memory(container: type) -> None:
     event = made(message=shared(60, container), user_id=[1, {"a": (2,)}])
     assert event.message == f"<{container.__name__}, too large>"
     assert event.user_id == "[1, {'a': (2,)}]"
+
+
+class Rows(list[Any]):
+    """A list of the application's own, shown as any other."""
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda value: deque([value, value], 9), "deque"),
+        (lambda value: defaultdict(int, a=value, b=value), "defaultdict"),
+        (lambda value: OrderedDict(a=value, b=value), "OrderedDict"),
+        (lambda value: Rows([value, value]), "Rows"),
+        (lambda value: SimpleNamespace(a=value, b=value), "SimpleNamespace"),
+        (lambda value: {"a": value, "b": value}.values(), "dict_values"),
+        (lambda value: MappingProxyType({"a": value, "b": value}), "dict"),
+        (lambda value: ValueError([value], [value]), "tuple"),
+    ],
+    ids=["deque", "defaultdict", "OrderedDict", "subclass", "namespace", "view", "proxy", "error"],
+)
+def test_no_text_that_the_interpreter_makes_fills_the_memory(make: Callable[[Any], Any], word: str) -> None:
+    """The same holds for all containers whose text the interpreter makes without a step of Python, in every member."""
+    value, named = shared(60, make=make), f"<{word}, too large>"
+    event = made(message=value, user_id=value, regulatory_tags=[value], error=RuntimeError(value))
+    assert (event.message, event.user_id, event.regulatory_tags) == (named, named, (named,))
+    assert event.error is not None
+    assert event.error.message == named
+    assert given_text(make(make(1))) == str(make(make(1)))
+
+
+def test_the_text_of_a_value_in_the_metadata_does_not_fill_the_memory() -> None:
+    """A value whose text is stored in its place is named where that would have no end."""
+    assert kept(shared(60, make=lambda value: deque([value, value]))) == "<deque, too large>"
 
 
 @pytest.mark.torture

@@ -180,8 +180,11 @@ class CatchUp:
         self._health.failing(RESUMING, why)
 
     async def _find_mark(self) -> None:
-        head = await head_of(self._storage)
-        # Not before: this head is the mark of a new dispatcher, and no alert about an event up to there is resent.
+        if self._head is None:
+            self._head = await head_of(self._storage)
+        # That of the first attempt: it is the mark of a new dispatcher, and no alert about an event up to there is
+        # resent. While the dispatcher could not say its mark, events were stored whose alerts it may lack.
+        head = self._head
         self._forwarder.is_resending = True
         mark = await self._dispatcher.resume_from(head)
         if not await holds(self._storage, mark):
@@ -189,7 +192,7 @@ class CatchUp:
             _log.critical("the end of the trail: %s", cause)
             self._health.failing(END, cause)
             mark = await self._dispatcher.resume_from(head, anew=True)
-        self._head, self._mark = head, mark
+        self._mark = mark
 
     async def _resend_page(self) -> bool:
         """Resend the alerts that the dispatcher lacks of the next page; return whether there may be more pages."""

@@ -57,7 +57,8 @@ _encode: Final = msgspec.json.Encoder().encode
 
 def frozen_mapping(given: object) -> FrozenDict:
     """Return *given*, a mapping, as JSON values that can't be changed."""
-    frozen = plain(given)
+    # As many as the longest record has: a `Walk` takes three times as long for them.
+    frozen = plain(given, MAX_BYTES)
     if frozen is not None:
         with suppress(UnicodeEncodeError):
             _encode(frozen)
@@ -65,10 +66,10 @@ def frozen_mapping(given: object) -> FrozenDict:
     return Walk(lambda each, _: (text(each), False)).root(given)
 
 
-def plain(given: object) -> FrozenDict | None:
-    """Return *given*, texts as they are, if it is a small dict of nothing but JSON's own types; else None."""
+def plain(given: object, most: int = _MAX_PLAIN) -> FrozenDict | None:
+    """Return *given*, texts as they are, if it is a dict of nothing but *most* of JSON's own types; else None."""
     try:
-        return _plain_dict(given, [_MAX_PLAIN]) if type(given) is dict else None
+        return _plain_dict(given, [most], 1) if type(given) is dict else None
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException:  # by a key that can't be compared, too
@@ -79,37 +80,37 @@ class _NotPlainError(Exception):
     pass
 
 
-def _plain_dict(given: dict[Any, Any], room: list[int]) -> FrozenDict:
-    # A copy first: another thread may change the original.
-    frozen = FrozenDict(given)
-    # A container that holds itself has no end either.
-    room[0] -= len(frozen) + 1
-    if room[0] < 0:
+def _plain_dict(given: dict[Any, Any], room: list[int], depth: int) -> FrozenDict:
+    # Before it is copied: it may be very large. A container that holds itself has no end either.
+    room[0] -= len(given) + 1
+    if room[0] < 0 or depth > MAX_DEPTH:
         raise _NotPlainError
+    # A copy: another thread may change the original.
+    frozen = FrozenDict(given)
     for key, value in frozen.items():
         if type(key) is not str:
             raise _NotPlainError
         kind = type(value)
         if not (kind is str or value is None or kind is bool or (kind is int and -_LONG <= value < _LONG)):
-            dict.__setitem__(frozen, key, _plain(value, kind, room))
+            dict.__setitem__(frozen, key, _plain(value, kind, room, depth))
     return frozen
 
 
-def _plain(value: Any, kind: type, room: list[int]) -> Any:
+def _plain(value: Any, kind: type, room: list[int], depth: int) -> Any:
     if kind is dict:
-        return _plain_dict(value, room)
+        return _plain_dict(value, room, depth + 1)
     if kind is float and math.isfinite(value):
         return value
     if kind is not list:
         raise _NotPlainError
-    frozen = FrozenList(value[:_MAX_PLAIN])
-    room[0] -= len(frozen) + 1
-    if room[0] < 0:
+    room[0] -= len(value) + 1
+    if room[0] < 0 or depth >= MAX_DEPTH:
         raise _NotPlainError
+    frozen = FrozenList(value)
     for place, each in enumerate(frozen):
         kind = type(each)
         if not (kind is str or each is None or kind is bool or (kind is int and -_LONG <= each < _LONG)):
-            list.__setitem__(frozen, place, _plain(each, kind, room))
+            list.__setitem__(frozen, place, _plain(each, kind, room, depth + 1))
     return frozen
 
 

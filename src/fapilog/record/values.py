@@ -6,9 +6,12 @@ A value that can't be read has its type and the type of its error in its place.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import sys
-from collections.abc import Callable
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterable
+from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 from .limit import within_limit
@@ -140,7 +143,7 @@ def given_text(value: Any) -> str:
 
 def _text_of(value: Any) -> str:
     kind = type(value)
-    if _is_container(kind):
+    if _values_in(kind) and _method(kind, "__str__") is object.__str__:
         return shown(value)
     if kind is int:
         return _digits(value)
@@ -151,6 +154,8 @@ def _text_of(value: Any) -> str:
             return _text_of(args[0]) if len(args) == 1 else shown(args)
         if method is KeyError.__str__ and len(args) == 1:
             return shown(args[0])
+    if kind is MappingProxyType:
+        return _text_of(*gc.get_referents(value))
     return str.__str__(str(value))
 
 
@@ -182,9 +187,10 @@ def args_length(value: Any) -> int:
         args = _ARGS.__get__(value)[: 1 if issubclass(kind, BaseExceptionGroup) else None]
     if type(args) is str:
         return len(args)
-    if not _is_container(type(args)):
+    read = _values_in(type(args))
+    if read is None:
         return 0
-    parts = list(itertools.islice(args, _MAX_PARTS + 1))
+    parts = list(itertools.islice(read(args), _MAX_PARTS + 1))
     try:
         length = sum(map(_length, parts))
     except _TooLargeError:
@@ -202,7 +208,7 @@ def _length(value: Any) -> int:
     if kind is int:
         return int.bit_length(value) // 3
     # An object of others is not asked once more.
-    is_ours = _is_container(kind) or issubclass(kind, BaseException)
+    is_ours = _values_in(kind) or issubclass(kind, BaseException)
     return len(_Shown().text_of(value)) if is_ours else 0
 
 
@@ -224,6 +230,55 @@ def _is_container(kind: type) -> bool:
     return kind is list or kind is dict or kind is tuple or kind is set or kind is frozenset
 
 
+def _flat(mapping: dict[Any, Any]) -> Iterable[Any]:
+    return itertools.chain.from_iterable(dict.items(mapping))
+
+
+# How the values are read of which the interpreter makes the text of a container. It makes no step of Python between
+# them, so that no limit in time ends it. By the ids of the methods, which those of others might claim to equal.
+_VALUES_IN: Final[dict[int, Callable[[Any], Iterable[Any]]]] = {
+    **{id(kind.__repr__): kind.__iter__ for kind in (list, tuple, set, frozenset, deque)},
+    **{id(kind.__repr__): _flat for kind in (dict, OrderedDict, defaultdict)},
+    **{id(type(view).__repr__): iter for view in (NO_METADATA.keys(), NO_METADATA.values(), NO_METADATA.items())},
+    **{id(kind.__repr__): gc.get_referents for kind in (MappingProxyType, SimpleNamespace)},
+    id(BaseException.__repr__): _ARGS.__get__,
+}
+
+
+def _values_in(kind: type) -> Callable[[Any], Iterable[Any]] | None:
+    return _VALUES_IN.get(id(_method(kind, "__repr__")))
+
+
+def _least_length(value: Any, most: int, known: dict[int, int]) -> int:
+    """
+    Return how many characters the text of *value* has at least, wherever a container in it stands how often.
+
+    Args:
+        value: The value.
+        most: The most characters.
+        known: The lengths of the containers that were looked at.
+
+    Raises:
+        _TooLargeError: It has more than *most*.
+    """
+    kind = type(value)
+    if kind is str or kind is bytes:
+        return len(value)
+    read = _values_in(kind)
+    if read is None:
+        return 1
+    if id(value) not in known:
+        # In itself it is shown as "...".
+        known[id(value)] = length = 1
+        for each in read(value):
+            # And a comma and a space.
+            length += _least_length(each, most, known) + 2
+            if length > most + 2:
+                raise _TooLargeError
+        known[id(value)] = length
+    return known[id(value)]
+
+
 class _Shown:
     """The text of a container, or of an exception with one in its arguments; every value in it is asked once."""
 
@@ -240,6 +295,8 @@ class _Shown:
             return f"{name_of(kind).rpartition('.')[2]}{args[:-2] + ')' if args.endswith(',)') else args}"
         if self._around and (kind is str or kind is bytes):
             self._take(len(value))
+        if _values_in(kind):
+            _least_length(value, self._left, {})
         text = _digits(value) if kind is int else str.__str__(repr(value))
         if self._around:
             self._take(len(text))

@@ -14,7 +14,7 @@ import msgspec
 from ...record import chain
 from ...record.chain import ChainError, ChainHead, ChainStatus, Seal
 from .._anchor import anchor_of, start_of
-from .directory import reading, size_of
+from .directory import is_named, reading, size_of
 from .lines import lines_of
 from .names import file_of_day, names
 from .recovering import Start, last_seal
@@ -95,30 +95,40 @@ class Listing:
 
     Args:
         directory: The directory of the files.
-
-    Attributes:
-        is_settled: Whether the files were listed so much later than the last change of the directory that every change
-            since then has another time.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._seen = 0
-        self.is_settled: bool = False
+        # Whether the files were listed so much later than the last change of the directory that every change since then
+        # has another time.
+        self._is_settled = False
 
     def begin(self) -> None:
         """Note that the directory has changed just now."""
-        self._seen, self.is_settled = time.monotonic_ns(), False
+        self._seen, self._is_settled = time.monotonic_ns(), False
+
+    def doubt(self) -> None:
+        """List the files the next time, whatever the time of the directory says."""
+        self._is_settled = False
+
+    def ends_with(self, end: End, fd: int) -> bool:
+        """Return whether the last file is that of *end*, which *fd* is of, while the directory is as *end* knows it."""
+        if self._is_settled:
+            return True
+        is_last = self.names(end, end.directory)[-1:] == [end.name] and is_named(f"{self._directory}/{end.name}", fd)
+        self._is_settled &= is_last
+        return is_last
 
     def names(self, known: End | None, directory: tuple[int, int, int]) -> list[str]:
         """Return the names of the trail's files, or the last alone while *directory* is as it is *known*."""
         now = time.monotonic_ns()
         if known is None or known.directory != directory:
-            self._seen, self.is_settled = now, False
-        elif self.is_settled and known.older is None:
+            self._seen, self._is_settled = now, False
+        elif self._is_settled and known.older is None:
             return [known.name]
         else:
-            self.is_settled = now - self._seen > _TICK
+            self._is_settled = now - self._seen > _TICK
         return names(self._directory)
 
 

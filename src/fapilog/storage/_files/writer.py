@@ -21,7 +21,6 @@ from .directory import (
     cannot,
     close,
     identity,
-    is_named,
     lock,
     make_directory,
     open_to_append,
@@ -212,12 +211,7 @@ class TrailWriter:
             return False
         if identity(self._path) != end.directory:
             return False
-        if self._listing.is_settled:
-            return True
-        newest = self._listing.names(end, end.directory)[-1:]
-        is_newest = newest == [end.name] and is_named(f"{self._path}/{end.name}", fd)
-        self._listing.is_settled &= is_newest
-        return is_newest
+        return self._listing.ends_with(end, fd)
 
     def _catch_up(self) -> End | None:
         try:
@@ -278,7 +272,7 @@ class TrailWriter:
             self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL, OWNER.mode)
         except FileExistsError:
             # Another process was faster, within one tick of the clock that tells when the directory changed.
-            self._listing.is_settled = False
+            self._listing.doubt()
             self._catch_up()
             return
         try:
