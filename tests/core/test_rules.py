@@ -128,6 +128,7 @@ async def test_many_rules_read_the_trail_once() -> None:
     assert storage.asked == 5 + 3 + 1 + 10 * 2
 
 
+@pytest.mark.slow_on_trio
 async def test_many_at_once(process: Process, storage: MemoryStorage) -> None:
     """Events that are stored before the first of them is counted are counted in the order of the chain."""
     for number in range(250):

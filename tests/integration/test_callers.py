@@ -261,6 +261,7 @@ def test_everything_is_cancelled_at_the_end(tmp_path: Path, disk: Disk) -> None:
     assert messages(tmp_path) == ["work", "farewell", "next"]
 
 
+@pytest.mark.slow
 @cancels_all
 @durabilities
 def test_runs_that_end_at_random(tmp_path: Path, durability: Durability) -> None:

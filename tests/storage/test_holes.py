@@ -410,7 +410,7 @@ async def test_a_storage_that_reads_in_its_own_way_is_read_so(tmp_path: Path, *,
 
 @pytest.mark.one_backend
 @pytest.mark.parametrize("place", range(9))
-@pytest.mark.parametrize("moved", [1, 4, 9])
+@pytest.mark.parametrize("moved", [4, *(pytest.param(each, marks=pytest.mark.slow) for each in (1, 9))])
 async def test_a_moved_record_hides_none_that_is_in_its_place(tmp_path: Path, moved: int, place: int) -> None:
     """Questions with bounds on the numbers find each record that is in its place, wherever another one was put."""
     lines = made(tmp_path, 9)

@@ -234,6 +234,7 @@ def test_a_process_that_waits_is_ended_after_some_time(
         assert processes[-1].returncode is not None
 
 
+@pytest.mark.slow
 @pytest.mark.real_time
 @pytest.mark.usefixtures("not_here")
 def test_a_process_that_died_or_has_other_rights_is_asked_nothing(
@@ -361,6 +362,7 @@ def test_with_its_parent_the_process_ends(
     searchers.end(searcher)
 
 
+@pytest.mark.slow
 @pytest.mark.real_time
 @pytest.mark.usefixtures("not_here")
 def test_a_forked_child_asks_as_its_parent_does(directory: Path, searchers: Searchers, processes: list[Any]) -> None:

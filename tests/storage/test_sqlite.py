@@ -315,6 +315,7 @@ def test_a_reader_is_not_in_the_way_in_a_copy(
     assert without_loop(copy.verify()).events_checked == 3
 
 
+@pytest.mark.slow
 def test_whoever_interrupts_the_opening_leaves_it_to_the_next_event(tmp_path: Path) -> None:
     """Wherever Ctrl+C comes while the file is opened, the next event is stored, and is synced."""
 
