@@ -599,7 +599,7 @@ async def test_what_is_delivered_is_not_kept(tmp_path: Path) -> None:
     connection.close()
 
 
-@pytest.mark.slow_on_trio
+@pytest.mark.slow
 async def test_only_the_last_attempts_are_kept(tmp_path: Path) -> None:
     """Of an alert that is tried very often the last hundred attempts are kept."""
     inner = Scripted(*[TransientDeliveryError("slowly", retry_after=1.0)] * 105, None)

@@ -36,7 +36,7 @@ def messages(directory: Path) -> list[str]:
     return [record["message"] for record in records(directory)]
 
 
-@pytest.mark.slow_on_trio
+@pytest.mark.slow
 @durabilities
 @pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.torture)])
 async def test_thousands_of_callers_at_once(tmp_path: Path, durability: Durability, count: int) -> None:

@@ -482,6 +482,7 @@ def is_in(place: tuple[str, int], hole: DamagedRecord) -> bool:
 claims = st.dictionaries(st.integers(0, 19), st.integers(1, 25) | st.just(10**9), min_size=1, max_size=19)
 
 
+@pytest.mark.slow
 @given(claims, st.integers(1, 5), st.sampled_from([250, 1 << 18]), st.sampled_from([1, 4]))
 def test_records_that_claim_other_numbers_are_all_seen(
     claims: dict[int, int], page: int, block: int, days: int

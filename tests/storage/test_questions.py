@@ -109,6 +109,7 @@ def questions(draw: st.DrawFn) -> tuple[list[AuditEvent], dict[str, Any]]:
     return stored, asked
 
 
+@pytest.mark.slow
 @given(questions())
 def test_what_is_found_by_its_bytes_is_what_is_found_by_its_values(
     question: tuple[list[AuditEvent], dict[str, Any]],

@@ -493,6 +493,7 @@ def test_what_speaks_against_it_is_told(tmp_path: Path) -> None:
     assert words == f"{tmp_path / 'file'}: expected a directory, found something else"
 
 
+@pytest.mark.slow
 def test_importing_fapilog_loads_no_sqlite() -> None:
     """Only who asks for this storage loads SQLite."""
     script = "import sys, fapilog, fapilog.testing; assert 'sqlite3' not in sys.modules"
