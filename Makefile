@@ -18,8 +18,9 @@ python := $(bin)/python
 # another one and wait for ever (pytest-xdist #784, #1323, #1378). tests/conftest.py says which files begin first.
 by_file := --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 in_parallel := -n 4 $(by_file)
-# The others seldom wait, and a worker more has all of them to collect, which takes it seven seconds of work.
-quick := -n 3 $(by_file) -m "not slow and not torture"
+# The others seldom wait, and a worker more has all of them to collect, which takes it seven seconds of work. What
+# `make check` runs is not run twice.
+quick := -n 3 $(by_file) -m "not slow and not torture" --ignore tests/test_structure.py --ignore tests/torture tests
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Most of what is installed is never imported: Python compiles the rest when it is.
 pip_install := -m pip install -qq --no-compile
@@ -32,7 +33,7 @@ help: ## show this list
 demo: .venv/has-demo ## run the demonstration
 	$(bin)/fapilog demo
 
-test: .venv/has-dev ## run the tests on asyncio and trio, but for the slow ones
+test: .venv/has-dev ## run the tests on asyncio and trio, but for the slow ones and those of `make check`
 	$(python) -m pytest $(quick)
 
 test-all: .venv/has-dev ## run the slow tests too: real servers, databases, browsers and processes
@@ -41,7 +42,7 @@ test-all: .venv/has-dev ## run the slow tests too: real servers, databases, brow
 # Measured, tests take more than twice as long, and the slow ones reach one line in a hundred that the others do not.
 coverage: .venv/has-dev ## run all tests but those of `make check`, and measure the coverage of those that are not slow
 	@rm -f .coverage .coverage.*
-	$(python) -m coverage run -m pytest $(quick) --ignore tests/test_structure.py tests
+	$(python) -m coverage run -m pytest $(quick)
 	@$(python) -m coverage combine --quiet
 	$(python) -m coverage report
 	$(python) -m pytest $(in_parallel) -m "slow and not torture" tests

@@ -55,6 +55,7 @@ LONGEST = (
     "test_interrupted.py",
     "test_outbox.py",
     "test_postgres.py",
+    "test_config_fleet.py",
     "test_archived.py",
     "test_postgres_copying.py",
     "test_servers.py",
@@ -88,6 +89,10 @@ LONGEST = (
     "test_django_servers.py",
     "test_contract.py",
     "test_uvicorn.py",
+    "test_bounds.py",
+    "test_django_admin.py",
+    "test_annotations.py",
+    "test_testing.py",
 )
 
 

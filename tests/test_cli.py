@@ -61,8 +61,9 @@ def piped(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[s
 # -- the demonstration
 
 
+@pytest.mark.slow
 @needs_extra
-@pytest.mark.parametrize("backend", ["asyncio", pytest.param("trio", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_demo_when_piped(backend: str, environment: dict[str, str], empty: Path) -> None:
     """Piped, the demonstration prints plain text, tells of each alert, and no person, and leaves nothing behind."""
     done = piped("demo", "--backend", backend, env=environment)
@@ -210,6 +211,7 @@ def test_an_output_that_cannot_be_written(trail: Path, environment: dict[str, st
     assert (done.returncode, done.stderr) == (2, "fapilog: cannot go on: No space left on device\n")
 
 
+@pytest.mark.slow
 @needs_extra
 @pytest.mark.real_time
 def test_a_place_that_cannot_be_looked_at(environment: dict[str, str]) -> None:
@@ -220,6 +222,7 @@ def test_a_place_that_cannot_be_looked_at(environment: dict[str, str]) -> None:
     assert (done.returncode, done.stderr) == (2, expected)
 
 
+@pytest.mark.slow
 @needs_extra
 @pytest.mark.real_time
 def test_a_reader_that_goes_away(trail: Path, environment: dict[str, str]) -> None:

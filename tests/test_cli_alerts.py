@@ -569,6 +569,7 @@ def test_arguments_that_are_not_utf8(file: Path) -> None:
     assert (code, err) == (2, f"fapilog: {file}: there is no outbox \\udcff; there is: pager, slack\n")
 
 
+@pytest.mark.slow
 @settings(max_examples=min(60, settings().max_examples // 8))  # an example is slow
 @given(spoils)
 def test_whatever_is_in_one_row_the_others_are_there(spoilt: list[Spoilt]) -> None:

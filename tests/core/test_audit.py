@@ -799,6 +799,7 @@ async def test_the_id_comes_before_the_work_of_the_dispatcher(tmp_path: Path, re
             assert len(recorder) == number + 1
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.parametrize("count", [400, pytest.param(20_000, marks=pytest.mark.torture)])
 async def test_a_tight_loop_loses_no_alert(tmp_path: Path, recorder: Recorder, count: int) -> None:
     """Alerts logged in a tight loop all reach an instant dispatcher, through the smallest lane."""

@@ -296,6 +296,7 @@ async def test_a_full_buffer_loses_nothing(tmp_path: Path) -> None:
         assert (await trail.get_statistics())["alerts"] == {"dispatched": 60, "failed": 0, "waiting": 0}
 
 
+@pytest.mark.slow_on_trio
 async def test_callers_at_once_and_a_full_buffer(tmp_path: Path) -> None:
     """With many callers at once and a buffer for one alert, each alert has one announcement and one report."""
     keeper = Keeper()
@@ -343,6 +344,7 @@ async def test_a_stop_leaves_the_rest_for_the_next_start(tmp_path: Path) -> None
     assert sorted(keeper.messages, key=int) == list(map(str, range(20)))
 
 
+@pytest.mark.slow_on_trio
 async def test_the_mark_moves_on_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After many events, ten thousand outside of this test, the mark moves on, also where none of them alerts."""
     monkeypatch.setattr("fapilog.core._catchup._MARK_EVERY", 1_000)

@@ -608,6 +608,7 @@ async def test_a_dispatcher_that_flaps(disk: Disk) -> None:
         assert kinds(dispatcher.own) == ["component_failure", "component_recovery"]
 
 
+@pytest.mark.slow_on_trio
 async def test_a_full_buffer_is_one_incident(disk: Disk) -> None:
     """However long more alerts come than are sent, that is told once, and no recovery takes the place of an alert."""
 
@@ -780,7 +781,7 @@ async def test_an_owner_that_is_gone(disk: Disk) -> None:
     del trail
     for _ in range(10):  # the loop lets go of tasks that are done
         await anyio.lowlevel.checkpoint()
-        gc.collect()
+    gc.collect()
     kept.failing("the outbox", "it is old")
     kept.working("the outbox")
     kept.attempted(a_report())
@@ -803,6 +804,7 @@ async def test_an_incident_is_measured() -> None:
     )
 
 
+@pytest.mark.slow_on_trio
 async def test_a_part_that_fails_and_works_in_turns() -> None:
     """Its incidents last longer each time, up to five minutes, and no failure within one is announced."""
     rig = Rig()
@@ -933,6 +935,7 @@ def often_switching() -> Iterator[None]:
     sys.setswitchinterval(interval)
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.usefixtures("often_switching")
 async def test_twenty_threads_report_one_failure_and_one_recovery() -> None:
     """However many threads see a part fail, and then work, at the same moment, one incident is opened and resolved."""
@@ -985,6 +988,7 @@ async def test_a_recovery_waits_for_its_failure(last: str) -> None:
     assert list(crowd.counted().values()) == [PAIR]
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.usefixtures("often_switching")
 async def test_twenty_threads_report_alerts() -> None:
     """Of alerts that fail and are delivered in many threads the last failure counts: older alerts resolve nothing."""

@@ -1089,6 +1089,7 @@ async def test_nobody_waits_for_the_file(tmp_path: Path, monkeypatch: pytest.Mon
         assert len(found_in(killed(tmp_path, tmp_path / "killed"))) == 51
 
 
+@pytest.mark.slow_on_trio
 async def test_long_texts_are_cut(tmp_path: Path) -> None:
     """However long a cause is, and whatever is in it, the next run can tell of it."""
     cause = "\x00\N{SNOWMAN}" * LONGEST_TEXT

@@ -105,6 +105,7 @@ def test_a_stop_right_after_the_alert_that_starts_the_trail(tmp_path: Path) -> N
         assert "m" in [alert.event.message for alert in dispatcher.alerts]
 
 
+@pytest.mark.slow_on_trio
 async def test_each_read() -> None:
     """Each question is recorded once, after it was answered, with its conditions."""
     storage = MemoryStorage()

@@ -128,6 +128,7 @@ async def test_many_rules_read_the_trail_once() -> None:
     assert storage.asked == 5 + 3 + 1 + 10 * 2
 
 
+@pytest.mark.slow_on_trio
 async def test_many_at_once(process: Process, storage: MemoryStorage) -> None:
     """Events that are stored before the first of them is counted are counted in the order of the chain."""
     for number in range(250):
@@ -226,6 +227,7 @@ def test_a_model(steps: list[tuple[int, str, int, str]], count: int) -> None:
 JUMP = st.sampled_from([0, 0, 0, 1, 5, -1, -5, 11, -11, 700, -700, 1e6, -1e6, 2e9, -1.7e9])
 
 
+@pytest.mark.slow
 @given(steps=st.lists(st.tuples(JUMP, st.sampled_from("ab"), st.booleans()), max_size=60))
 def test_jumping_clocks(steps: list[tuple[float, str, bool]]) -> None:
     """However a clock jumps, no event is reported twice, and as soon as it is steady the rule is met."""

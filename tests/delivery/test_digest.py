@@ -568,6 +568,7 @@ async def test_a_long_component_does_not_fill_the_memory() -> None:
     assert inner.alerts[-1].event.component == "x" * 200
 
 
+@pytest.mark.slow_on_trio
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0, 0, 0, 1, 7, 30]), st.booleans()), max_size=60),
     st.integers(0, 2),

@@ -115,6 +115,7 @@ async def test_who_finished_before_a_cancellation_is_remembered() -> None:
     assert (len(quick.alerts), len(slow.alerts)) == (1, 2)
 
 
+@pytest.mark.slow_on_trio
 @given(
     st.lists(
         st.tuples(st.integers(1, 3), st.lists(st.sampled_from([None, BUSY, GONE, LOST]), min_size=4, max_size=4)),
@@ -169,6 +170,7 @@ async def test_of_one_dispatcher_the_error_is_its_own() -> None:
     assert await failure(FanOut([RecordingDispatcher(error=GONE)])) is GONE
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 async def test_memory_is_bounded() -> None:
     """Of alerts that only some have, the thousand newest are remembered."""

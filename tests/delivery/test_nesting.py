@@ -70,9 +70,12 @@ NESTED: dict[str, Callable[[Leaf], AlertDispatcher]] = {
 
 @pytest.mark.one_backend
 @pytest.mark.real_time
-@pytest.mark.parametrize("make", NESTED.values(), ids=NESTED)
-async def test_nested_wrappers_keep_the_contract(make: Callable[[Leaf], AlertDispatcher]) -> None:
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name.endswith(" of all") else pytest.mark.slow) for name in NESTED]
+)
+async def test_nested_wrappers_keep_the_contract(name: str) -> None:
     """Whatever is around what, it is a dispatcher as the contract says."""
+    make = NESTED[name]
     inner: list[Managed] = []
 
     def leaf() -> Managed:

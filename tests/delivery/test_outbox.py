@@ -185,6 +185,7 @@ async def test_what_is_refused_is_dead_at_once(tmp_path: Path) -> None:
     assert len(inner.times(bad.event_id)) == 1
 
 
+@pytest.mark.slow_on_trio
 async def test_a_pause_holds_for_the_whole_target(tmp_path: Path) -> None:
     """After a Retry-After nothing goes out before it is over, and it does not use up the schedule."""
     throttled = TransientDeliveryError("slowly", retry_after=100.0)
@@ -268,6 +269,7 @@ async def test_days_of_outage(tmp_path: Path) -> None:
     assert not await outbox.dead()
 
 
+@pytest.mark.slow_on_trio
 async def test_a_poisoned_alert_does_not_hold_up_the_others(tmp_path: Path) -> None:
     """An alert that always fails is tried by its schedule, however many others succeed."""
     bad = an_event(1)
@@ -473,6 +475,7 @@ async def test_a_lease_is_renewed(tmp_path: Path) -> None:
     assert await statuses(first, an_event()) == ["delivered"]
 
 
+@pytest.mark.slow_on_trio
 async def test_each_alert_is_sent_by_one(tmp_path: Path) -> None:
     """Of several outboxes with one name, each alert is sent by one."""
     inner = Scripted()
@@ -598,7 +601,7 @@ async def test_what_is_delivered_is_not_kept(tmp_path: Path) -> None:
     connection.close()
 
 
-@pytest.mark.slow_on_trio
+@pytest.mark.slow
 async def test_only_the_last_attempts_are_kept(tmp_path: Path) -> None:
     """Of an alert that is tried very often the last hundred attempts are kept."""
     inner = Scripted(*[TransientDeliveryError("slowly", retry_after=1.0)] * 105, None)

@@ -297,7 +297,7 @@ async def test_a_statement_finds_the_file_damaged(tmp_path: Path, disk: Disk, fi
 # -- the caller, the process
 
 
-@pytest.mark.slow_on_trio
+@pytest.mark.slow
 async def test_a_backlog_takes_few_transactions(tmp_path: Path, disk: Disk) -> None:
     """While there are alerts to send, how the attempts ended is noted of many at once, and within a moment."""
     before = make(Scripted(BUSY), tmp_path)
@@ -406,6 +406,7 @@ async def test_leaving_at_once(tmp_path: Path) -> None:
     assert anyio.current_time() - began == 1.0
 
 
+@pytest.mark.slow_on_trio
 async def test_leaving_as_soon_as_it_is_taken(tmp_path: Path) -> None:
     """What was taken is sent before an outbox is left, whatever it was doing when it came."""
     for number in range(1, 60, 3):
@@ -524,6 +525,7 @@ async def send_with_and_without_room(path: Path, no_room: AbstractContextManager
     assert Counter(inner.ids) == Counter(event.event_id for event in events)
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.may_block
 async def test_a_full_disk(small_disk: Path) -> None:
     """While the disk is full, alerts go out directly, once; with room they are noted."""
@@ -537,6 +539,7 @@ async def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
     await send_with_and_without_room(tmp_path, limited(500_000))
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.may_block
 async def test_no_room_for_what_nobody_takes(small_disk: Path) -> None:
     """With the disk full and the other side down the caller is told; what was kept is sent when it is back."""

@@ -150,6 +150,7 @@ async def test_two_hundred_events_with_one_id(tmp_path: Path, *, entered: bool) 
     assert len(inner.calls) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 @pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.torture)])
 async def test_many_wait(tmp_path: Path, count: int) -> None:

@@ -17,7 +17,7 @@ BUSY = TransientDeliveryError("busy")
 
 
 @pytest.mark.one_backend
-@pytest.mark.parametrize("asked", [0.0, 0.001, 1e-300])
+@pytest.mark.parametrize("asked", [0.0, *(pytest.param(each, marks=pytest.mark.slow) for each in (0.001, 1e-300))])
 async def test_a_pause_has_a_floor(tmp_path: Path, asked: float) -> None:
     """A target that says "slow down", and asks for next to no pause, is called ever more seldom, by one at a time."""
     inner = Scripted(TransientDeliveryError("slowly", retry_after=asked))
@@ -67,6 +67,7 @@ async def test_people_retry_over_a_broken_route_whatever_the_clock_says(tmp_path
         assert len(inner.calls) == 2
 
 
+@pytest.mark.slow_on_trio
 async def test_a_broken_route_keeps_the_alerts(tmp_path: Path) -> None:
     """While the route is broken one alert is tried now and then, people are told, and when it is mended all arrive."""
     inner = Scripted(BrokenRouteError("status 407"))
@@ -115,7 +116,10 @@ class SetClock:
 
 
 @pytest.mark.one_backend
-@pytest.mark.parametrize("ahead", [6 * 3600.0, 70 * 365 * DAY, -30 * 365 * DAY, -3600.0])
+@pytest.mark.parametrize(
+    "ahead",
+    [70 * 365 * DAY, -3600.0, *(pytest.param(each, marks=pytest.mark.slow) for each in (6 * 3600.0, -30 * 365 * DAY))],
+)
 @pytest.mark.parametrize("error", [TransientDeliveryError("slowly", retry_after=5.0), BUSY, BrokenRouteError("407")])
 async def test_a_clock_that_is_set_right(tmp_path: Path, ahead: float, error: Exception) -> None:
     """An alert that came while the clock was wrong, and failed, is tried again as soon as it was to be."""

@@ -94,6 +94,7 @@ async def test_a_cancelled_waiter_gives_its_turn_back() -> None:
     assert [when for when, _ in inner.calls] == pytest.approx([0, 1, 2])
 
 
+@pytest.mark.slow_on_trio
 @given(
     rate=st.floats(0.1, 50),
     burst=st.integers(1, 5),

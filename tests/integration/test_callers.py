@@ -36,7 +36,7 @@ def messages(directory: Path) -> list[str]:
     return [record["message"] for record in records(directory)]
 
 
-@pytest.mark.slow_on_trio
+@pytest.mark.slow
 @durabilities
 @pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.torture)])
 async def test_thousands_of_callers_at_once(tmp_path: Path, durability: Durability, count: int) -> None:
@@ -261,6 +261,7 @@ def test_everything_is_cancelled_at_the_end(tmp_path: Path, disk: Disk) -> None:
     assert messages(tmp_path) == ["work", "farewell", "next"]
 
 
+@pytest.mark.slow
 @cancels_all
 @durabilities
 def test_runs_that_end_at_random(tmp_path: Path, durability: Durability) -> None:

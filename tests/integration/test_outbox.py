@@ -60,6 +60,7 @@ async def test_attempts_reach_the_observers(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow_on_trio
 async def test_metrics_see_all_of_it(tmp_path: Path) -> None:
     """The metrics count the attempts, and show what is pending and dead in the outbox."""
     prometheus_client = pytest.importorskip("prometheus_client")
@@ -129,6 +130,7 @@ async def test_dead_alerts_outlive_a_restart(tmp_path: Path) -> None:
     assert recovery.event_id == told
 
 
+@pytest.mark.slow_on_trio
 async def test_a_file_that_is_repaired_before_a_restart(tmp_path: Path) -> None:
     """An outbox that could not use its file, or grew old, says at the next start that this is over."""
     inner = Scripted(answer=lambda event: TransientDeliveryError("down") if down else None)
@@ -193,6 +195,7 @@ async def test_a_file_that_takes_every_other_change(
     assert len(set(inner.ids)) <= 21
 
 
+@pytest.mark.slow_on_trio
 async def test_outboxes_side_by_side(tmp_path: Path) -> None:
     """Each of two outboxes in one file gets what it lacks after a crash, whatever becomes of it in the other."""
     path = tmp_path / "alerts.db"

@@ -217,6 +217,7 @@ class RefusesTheSecond:
             raise DeliveryError("one is enough")
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.real_time
 async def test_the_alerts_of_a_trail(tmp_path: Path, logged: Records) -> None:
     """What becomes of a trail's alerts is logged, with the id that `log_event` returned."""

@@ -781,6 +781,7 @@ async def reason(**options: Any) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow_on_trio
 async def test_errors_say_why(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name, a port, a certificate and a protocol that are wrong each have words of their own."""
     assert "the connection was refused" in await reason(port=free_port())

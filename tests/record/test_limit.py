@@ -274,6 +274,7 @@ def test_nothing_is_raised_after_an_answer_that_came_late() -> None:
         _join_watcher()
 
 
+@pytest.mark.slow
 def test_answers_of_many_threads_are_bounded_each_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that never answers does not disturb the questions of another."""
     # The loops without end take the interpreter from the other threads for a while.

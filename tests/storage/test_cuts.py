@@ -155,6 +155,7 @@ def test_a_cut_to_the_byte_is_noticed(tmp_path: Path, way: Callable[[Path, bytes
     assert f"{TODAY} was cut or replaced: record {RECORDS} is not where it was stored" in refuses(trail)
 
 
+@pytest.mark.slow
 @durabilities
 def test_a_cut_at_any_byte_is_noticed(tmp_path: Path, *, durable: bool) -> None:
     """Wherever in its last two records the file ends, also at its very last byte, the cut is named with both sizes."""

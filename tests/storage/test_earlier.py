@@ -39,6 +39,7 @@ def test_what_it_wrote_is_valid(old: Path) -> None:
     assert found.files == {file_in(old).name: sha256(file_in(old).read_bytes()).hexdigest()}
 
 
+@pytest.mark.slow
 def test_each_changed_byte_is_found(old: Path) -> None:
     """Whichever byte of a record is changed, the record is not valid."""
     whole = file_in(old).read_bytes()
@@ -150,6 +151,7 @@ def long_trail(directory: Path, old: Path) -> list[bool]:
     return expected
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 async def test_pages_are_one_trail(old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever a page of the answer begins, over the files and their pages, no event is missing, or there twice."""

@@ -411,7 +411,7 @@ async def test_a_storage_that_reads_in_its_own_way_is_read_so(tmp_path: Path, *,
 
 @pytest.mark.one_backend
 @pytest.mark.parametrize("place", range(9))
-@pytest.mark.parametrize("moved", [1, 4, 9])
+@pytest.mark.parametrize("moved", [4, *(pytest.param(each, marks=pytest.mark.slow) for each in (1, 9))])
 async def test_a_moved_record_hides_none_that_is_in_its_place(tmp_path: Path, moved: int, place: int) -> None:
     """Questions with bounds on the numbers find each record that is in its place, wherever another one was put."""
     lines = made(tmp_path, 9)
@@ -483,6 +483,7 @@ def is_in(place: tuple[str, int], hole: DamagedRecord) -> bool:
 claims = st.dictionaries(st.integers(0, 19), st.integers(1, 25) | st.just(10**9), min_size=1, max_size=19)
 
 
+@pytest.mark.slow
 @given(claims, st.integers(1, 5), st.sampled_from([250, 1 << 18]), st.sampled_from([1, 4]))
 def test_records_that_claim_other_numbers_are_all_seen(
     claims: dict[int, int], page: int, block: int, days: int

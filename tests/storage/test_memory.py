@@ -76,6 +76,7 @@ async def test_damage_is_named() -> None:
     assert len(await storage.read_lines(0, 10)) == 3
 
 
+@pytest.mark.slow_on_trio
 async def test_page_by_page_every_record_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page begins behind the page before, and not with the newest record."""
     storage = MemoryStorage()

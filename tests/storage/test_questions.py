@@ -109,6 +109,7 @@ def questions(draw: st.DrawFn) -> tuple[list[AuditEvent], dict[str, Any]]:
     return stored, asked
 
 
+@pytest.mark.slow
 @given(questions())
 def test_what_is_found_by_its_bytes_is_what_is_found_by_its_values(
     question: tuple[list[AuditEvent], dict[str, Any]],
@@ -158,6 +159,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines, "_BLOCK_BYTES", 700)
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.usefixtures("small_blocks")
 async def test_over_days_and_blocks(tmp_path: Path) -> None:
     """Over several files and many blocks the numbers, the conditions and the pages hold."""
@@ -226,6 +228,7 @@ async def test_a_value_is_found_by_itself(tmp_path: Path, place: str, value: Any
         assert [each.event_id for each in await trail.get_events(metadata=asked)] == [event_id]
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 async def test_a_count_takes_no_memory_for_each_event() -> None:
     """However many events are counted, memory is for the values that differ."""

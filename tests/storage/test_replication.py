@@ -297,6 +297,7 @@ async def test_it_is_entered_once_at_a_time(trail: FileStorage, target: Target) 
         await until(lambda: target.events)
 
 
+@pytest.mark.slow_on_trio
 async def test_several_at_once_copy_each_record_once(
     trail: FileStorage, target: Target, caplog: pytest.LogCaptureFixture
 ) -> None:

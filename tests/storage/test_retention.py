@@ -259,6 +259,7 @@ def calls_of(patch: pytest.MonkeyPatch, name: str) -> list[object]:
     return calls
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 async def test_the_directories_are_listed_as_often_for_many_days(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -342,6 +342,7 @@ def test_a_body_that_is_changed(s3: S3, archive: S3Archive, tmp_path: Path) -> N
         archive.open(file.path.name)
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_redirects_without_an_end(
     s3: S3, archive: S3Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -209,6 +209,7 @@ def test_what_can_not_be_read_is_said(
     assert len(processes) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.real_time
 @pytest.mark.usefixtures("not_here")
 def test_a_process_that_waits_is_ended_after_some_time(
@@ -234,6 +235,7 @@ def test_a_process_that_waits_is_ended_after_some_time(
         assert processes[-1].returncode is not None
 
 
+@pytest.mark.slow
 @pytest.mark.real_time
 @pytest.mark.usefixtures("not_here")
 def test_a_process_that_died_or_has_other_rights_is_asked_nothing(
@@ -339,6 +341,7 @@ def test_a_search_that_is_stopped_before_its_turn(directory: Path, searchers: Se
     assert searchers.turns.qsize() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.real_time
 @pytest.mark.parametrize("is_busy", [True, False])
 def test_with_its_parent_the_process_ends(
@@ -361,6 +364,7 @@ def test_with_its_parent_the_process_ends(
     searchers.end(searcher)
 
 
+@pytest.mark.slow
 @pytest.mark.real_time
 @pytest.mark.usefixtures("not_here")
 def test_a_forked_child_asks_as_its_parent_does(directory: Path, searchers: Searchers, processes: list[Any]) -> None:

@@ -315,6 +315,7 @@ def test_a_reader_is_not_in_the_way_in_a_copy(
     assert without_loop(copy.verify()).events_checked == 3
 
 
+@pytest.mark.slow
 def test_whoever_interrupts_the_opening_leaves_it_to_the_next_event(tmp_path: Path) -> None:
     """Wherever Ctrl+C comes while the file is opened, the next event is stored, and is synced."""
 
@@ -492,6 +493,7 @@ def test_what_speaks_against_it_is_told(tmp_path: Path) -> None:
     assert words == f"{tmp_path / 'file'}: expected a directory, found something else"
 
 
+@pytest.mark.slow
 def test_importing_fapilog_loads_no_sqlite() -> None:
     """Only who asks for this storage loads SQLite."""
     script = "import sys, fapilog, fapilog.testing; assert 'sqlite3' not in sys.modules"

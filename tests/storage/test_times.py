@@ -265,6 +265,7 @@ def test_a_reader_makes_the_index_of_a_trail_without_one(tmp_path: Path, monkeyp
     assert sum(read) < size / 20
 
 
+@pytest.mark.slow
 def test_a_crash_while_the_index_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever a crash cuts a write of the index, what was noted before and after it is still known."""
     monkeypatch.setattr(_lines, "_BLOCK_BYTES", 700)

@@ -470,6 +470,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 def test_the_exit_of_the_interpreter_waits_for_a_commit() -> None:
     """A commit that has begun is finished before the process is gone: finalizers close the files that it writes to."""
     ended = subprocess.run([sys.executable, "-c", EXITING], capture_output=True, text=True, timeout=60, check=False)
