@@ -651,6 +651,18 @@ async def test_a_keyboard_interrupt_passes() -> None:
         await check_dispatcher(lambda: RecordingDispatcher(error=KeyboardInterrupt()))
 
 
+async def test_a_test_that_travels_in_time_sets_no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trail for tests stores no step of the clock, whatever a test replaces."""
+    trail = RecordedTrail()
+    clock_gettime = time.clock_gettime
+    travelled = {time.CLOCK_REALTIME: 86400.0}
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: clock_gettime(clock) + travelled.get(clock, 0.0))
+    await trail.log_event(AuditEventType.DATA_ACCESS, "tomorrow")
+    async with trail:
+        await trail.drain()
+    assert [event.message for event in trail.events] == ["tomorrow"]
+
+
 def test_needs_only_the_core() -> None:
     """Importing it loads neither pytest nor trio."""
     script = "import sys, fapilog.testing; print(*{name.partition('.')[0] for name in sys.modules})"

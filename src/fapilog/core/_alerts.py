@@ -314,7 +314,7 @@ class Alerts:
         await self.health.leave()
         # Nothing that was seen counts any more: at the next start or event, look again.
         self._expected.doubt()
-        self.watch.due = 0.0
+        self.watch.doubt()
         await close_in_time(self._storage)
 
     async def _send_kept(self) -> None:

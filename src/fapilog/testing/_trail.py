@@ -73,6 +73,8 @@ class RecordedTrail(AuditTrail):
         self._memory = MemoryStorage()
         self.dispatcher: RecordingDispatcher = RecordingDispatcher()
         super().__init__(policy, alert_dispatcher=self.dispatcher, storage=self._memory)
+        # time-machine replaces every function that tells the time of day, those of the kernel too.
+        self._alerts.watch.ignore_steps()
 
     @property
     def events(self) -> RecordedEvents:  # pyright: ignore[reportIncompatibleMethodOverride]  # callable as the method is
