@@ -109,6 +109,21 @@ def test_an_archive_and_its_trail_are_whole_again(run: Run, tmp_path: Path, name
     assert (code, "and the source begins behind record 6" in err) == (1, True)
 
 
+def test_a_home_directory_that_nobody_has(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under a user without a home directory: the argument is named, with the exit code 2, and nothing is made."""
+    monkeypatch.chdir(aged_trail(tmp_path / "audit", (1,)).parent)
+    name = "~nobody-has-this-name"
+    code, out, err = run("copy", "audit", f"{name}/audit")
+    assert (code, out) == (2, "")
+    assert "Invalid value for TO: expected a path in a home directory that is known" in " ".join(err.split())
+    (tmp_path / name).mkdir()
+    code, out, err = run("copy", name, "there")
+    assert (code, out, "Invalid value for FROM" in err) == (2, "", True)
+    code, out, err = run("show", name)
+    assert (code, out, "a home directory that is known" in " ".join(err.split())) == (2, "", True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["audit", name]
+
+
 @pytest.mark.parametrize("address", ["s3://clinic/eu", "sqlite:///audit.db", "mysql://root:hunter2@db/audit"])
 def test_no_directory_is_made_of_an_address(
     run: Run, tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch

@@ -10,6 +10,7 @@ from shutil import which
 import pytest
 
 from fapilog import AuditEventType, AuditTrail, ChainStatus, FileStorage
+from fapilog.storage._files import conversions
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -98,3 +99,14 @@ def test_what_jq_has_written(tmp_path: Path, options: list[str]) -> None:
     if done.stdout != file.read_bytes():
         file.write_bytes(done.stdout)
         assert AuditTrail(storage_path=tmp_path).sync.verify_chain_from_storage().status is ChainStatus.CONVERTED
+
+
+def test_a_record_is_not_spread_over_any_number_of_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record that is longer than one can be, for the blank lines in it, is damage, and is not put together."""
+    file = written(tmp_path)[0]
+    first, *others = file.read_bytes().splitlines(keepends=True)
+    spread = json.dumps(json.loads(first), indent=1).encode()
+    monkeypatch.setattr(conversions, "MAX_RECORD_BYTES", len(spread))
+    for blank, status in ((1, ChainStatus.CONVERTED), (2 * len(spread), ChainStatus.UNREADABLE)):
+        file.write_bytes(spread.replace(b"\n", b"\n" + b"\n" * blank, 1) + b"\n" + b"".join(others))
+        assert AuditTrail(storage_path=tmp_path).sync.verify_chain_from_storage().status is status

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -221,3 +222,26 @@ def test_a_damaged_trail_still_takes_nothing_by_itself(tmp_path: Path) -> None:
     with pytest.raises(AuditStorageError, match="nothing is appended"):
         trail_in(tmp_path, 2).sync.log_event(AuditEventType.DATA_ACCESS, "m")
     assert trail_in(tmp_path).sync.verify_chain_from_storage().status is ChainStatus.UNREADABLE
+
+
+def test_lines_of_damage_are_not_made_one_by_one(tmp_path: Path) -> None:
+    """However many lines there are, a writer that is refused for them does not look at each, with the lock held."""
+    file = written(tmp_path / "audit")[-1]
+    with file.open("ab") as damaged:
+        damaged.write(b"junk\n" * 20_000)
+    storage = FileStorage(tmp_path / "audit", durability="write", now=lambda: NOON + timedelta(days=2))
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    trail = AuditTrail(storage=storage).sync
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        with pytest.raises(AuditStorageError, match="nothing is appended"):
+            trail.log_event(AuditEventType.DATA_ACCESS, "x")
+    finally:
+        sys.setprofile(before)
+    assert calls < 20_000

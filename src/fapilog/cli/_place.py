@@ -95,7 +95,7 @@ def _place(given: Where | str) -> Where | str:
         return _archived(given)
     if not given:  # a variable of the shell that is not set: pathlib would take the current directory
         raise typer.BadParameter(f"expected {_PLACES}; got an empty text")
-    path = Path(given)
+    path = directory_at(given)
     if not path.exists():
         raise typer.BadParameter(f"Directory {given!r} does not exist.")
     if path.is_file() and is_name(path.name.removesuffix(SUFFIX)):
@@ -215,7 +215,10 @@ def storage_at(given: str, trail: str | None, hint: str) -> AuditStorage:
         return in_postgres(given, trail, hint)
     if is_address(given):
         return _archived(given)
-    path = Path(given)
+    try:
+        path = require_path("path", given)
+    except ValueError as error:
+        raise typer.BadParameter(str(error).removeprefix("path: "), param_hint=hint) from None
     is_file = path.is_file() or (not path.exists() and path.suffix in _FILES)
     return SQLiteStorage(path) if is_file else FileStorage(path)
 

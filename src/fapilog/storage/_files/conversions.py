@@ -57,15 +57,19 @@ def _followed(head: ChainHead, record: bytes, found: dict[str, None]) -> ChainHe
 def _records(fd: int, found: dict[str, None]) -> Iterator[bytes]:
     """Yield the records without the additions of a tool, which are noted in *found*."""
     spread: list[bytes] = []
+    size = 0
     for line in _lines(fd, found):
         if spread or line == b"{":
             # As jq prints an object if nothing else is asked for: its last line is as short as its first.
             spread.append(line)
-            if sum(map(len, spread)) > 2 * MAX_RECORD_BYTES:
+            # With its newline: there may be any number of empty ones.
+            size += len(line) + 1
+            if size > 2 * MAX_RECORD_BYTES:
                 raise UnicodeError
             if line == b"}":
                 yield b"".join(spread)
                 spread.clear()
+                size = 0
         elif line:
             yield line
         else:

@@ -99,9 +99,9 @@ def last_seal(directory: Path, files: list[str], first: int, offset: int) -> Sta
         with lines_of(directory, files[index]) as lines:
             begin, end = offset if index == first else 0, lines.end()
             for start in reversed(lines.blocks(begin, end)):
-                found = [each for each in placed(*lines.block(start, end)) if _NEEDLE in each[1] and each[0] >= begin]
-                for place, line in reversed(found):
-                    if _seal_in(line) is not None:
+                # As fast as grep, whatever is there: every writer of the trail waits meanwhile.
+                for place, line in reversed(lines.having([_NEEDLE], start, end)):
+                    if place >= begin and _seal_in(line) is not None:
                         return Start(index, place, chain.head_before(line))
     return None
 
