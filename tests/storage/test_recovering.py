@@ -14,8 +14,10 @@ import pytest
 
 from fapilog import AuditEventType, AuditStorageError, AuditTrail, ChainStatus, FileStorage
 from fapilog.storage._files import directory as _directory
+from fapilog.storage._files import recovering
 from fapilog.storage._files.directory import closing
 from fapilog.storage._files.recovering import recover
+from tests.doubles.measured_calls import measured_calls
 from tests.doubles.trail_oracle import lines
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -222,6 +224,27 @@ def test_a_damaged_trail_still_takes_nothing_by_itself(tmp_path: Path) -> None:
     with pytest.raises(AuditStorageError, match="nothing is appended"):
         trail_in(tmp_path, 2).sync.log_event(AuditEventType.DATA_ACCESS, "m")
     assert trail_in(tmp_path).sync.verify_chain_from_storage().status is ChainStatus.UNREADABLE
+
+
+@pytest.mark.parametrize("size", [-1, 0, 10, 1 << 62])
+def test_records_that_claim_to_seal_damage_cost_one_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """However many records claim to seal a damage, and whatever size they say, its bytes are read once."""
+    files = written(tmp_path)
+    first, second, *_ = lines(tmp_path)
+    claim = {"file": files[0].name, "offset": len(first) + 1, "size": size, "sha256": "0" * 64, "after": 1}
+    claim |= {"checksum": json.loads(first)["checksum"], "status": "altered"}
+    trail = trail_in(tmp_path, 2)
+    for number in range(20):
+        trail.sync.log_event(
+            AuditEventType.DATA_ACCESS, "m", metadata={"fapilog.recovered": claim | {"size": size + number // 10}}
+        )
+    files[0].write_bytes(files[0].read_bytes().replace(second, second.replace(b"alice", b"mally")))
+    read = measured_calls(monkeypatch, recovering, "reading")
+    verdict = trail_in(tmp_path).sync.verify_chain_from_storage()
+    assert (verdict.status, verdict.first_invalid_sequence) == (ChainStatus.ALTERED, 2)
+    assert len(read) <= len(files)
 
 
 def test_lines_of_damage_are_not_made_one_by_one(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -83,13 +83,18 @@ def sealed_break(directory: Path, files: list[str], damage: PlacedError) -> Resu
     Raises:
         OSError: A file can't be read.
     """
-    begin = damage.offset
-    for name in files[files.index(damage.file) :]:
+    first, begin = files.index(damage.file), damage.offset
+    seals: list[tuple[int, str, int]] = []
+    for name in files[first:]:
         for line, seal in _seals(directory, name, begin):
             place = (seal.file, seal.offset, ChainHead(seal.after, seal.checksum))
-            if place == (damage.file, damage.offset, damage.head) and (found := _behind(directory, files, seal, line)):
-                return found
+            if place == (damage.file, damage.offset, damage.head):
+                seals.append((seal.size, seal.sha256, chain.head_before(line).sequence_number + 1))
         begin = 0
+    ends = _hashed(directory, files, first, damage.offset, [size for size, _, _ in seals])
+    for size, digest, record in seals:
+        if size in ends and ends[size].sha256 == digest and (found := _behind(directory, files, ends[size], record)):
+            return found
     return None
 
 
@@ -127,32 +132,46 @@ def _seal_in(line: bytes) -> Break | None:
         return None
 
 
-def _behind(directory: Path, files: list[str], seal: Break, line: bytes) -> Resumption | None:
-    """Return where the chain resumes behind the bytes that *seal*, of the record *line*, seals; None if they differ."""
-    index, offset, found = _hashed(directory, files, files.index(seal.file), seal.offset, seal.size)
-    if found != seal.sha256 or index == len(files):
+def _behind(directory: Path, files: list[str], end: _Hashed, record: int) -> Resumption | None:
+    """Return where the chain resumes at the *end* of the bytes that *record* seals; None if no record begins there."""
+    if end.file == len(files):
         return None
-    with lines_of(directory, files[index]) as lines:
-        next_line = lines.first_from(offset, lines.end())
-    if next_line is None or next_line[0] != offset or chain.head_behind(next_line[1]) is None:
+    with lines_of(directory, files[end.file]) as lines:
+        next_line = lines.first_from(end.offset, lines.end())
+    if next_line is None or next_line[0] != end.offset or chain.head_behind(next_line[1]) is None:
         return None
-    record = chain.head_before(line).sequence_number + 1
-    return Resumption(index, offset, chain.head_before(next_line[1]), record)
+    return Resumption(end.file, end.offset, chain.head_before(next_line[1]), record)
 
 
-def _hashed(directory: Path, files: list[str], index: int, offset: int, size: int) -> tuple[int, int, str | None]:
-    """Return the file and the offset behind *size* bytes, and their hash; None if there are fewer."""
-    digest = sha256()
-    while True:
+class _Hashed(NamedTuple):
+    """The file and the offset behind some bytes, and their hash."""
+
+    file: int
+    offset: int
+    sha256: str
+
+
+def _hashed(directory: Path, files: list[str], index: int, offset: int, sizes: Iterable[int]) -> dict[int, _Hashed]:
+    """Return the ends and the hashes of so many bytes, by their *sizes*, as far as there are so many."""
+    # Read once, however many records claim to seal them: an attacker writes as many as fit.
+    left = sorted({size for size in sizes if size >= 0}, reverse=True)
+    found: dict[int, _Hashed] = {}
+    digest, count = sha256(), 0
+    while left and index < len(files):
         with reading(directory, files[index]) as fd:
-            while size and (block := os.pread(fd, min(_BLOCK_BYTES, size), offset)):
-                digest.update(block)
-                offset, size = offset + len(block), size - len(block)
-            if not size and offset < os.fstat(fd).st_size:
-                return index, offset, digest.hexdigest()
+            end = os.fstat(fd).st_size
+            while left and offset < end:
+                if count == left[-1]:
+                    found[left.pop()] = _Hashed(index, offset, digest.hexdigest())
+                elif block := os.pread(fd, min(_BLOCK_BYTES, left[-1] - count), offset):
+                    digest.update(block)
+                    offset, count = offset + len(block), count + len(block)
+                else:
+                    break
         index, offset = index + 1, 0
-        if index == len(files):
-            return index, 0, None if size else digest.hexdigest()
+    if left and count == left[-1]:
+        found[count] = _Hashed(len(files), 0, digest.hexdigest())
+    return found
 
 
 class _Damage(NamedTuple):
@@ -256,12 +275,12 @@ def _seal(directory: Path, files: list[str], damage: _Damage, reason: str, user_
     sizes = [size_of(directory, each) for each in files[begin:]]
     end, rest = (len(files), 0) if damage.end is None else damage.end
     span = sum(sizes[: end - begin]) + rest - first.offset
-    _, _, digest = _hashed(directory, files, begin, first.offset, span)
+    hashed = _hashed(directory, files, begin, first.offset, [span])
     seal = Break(
         file=first.file,
         offset=first.offset,
         size=span,
-        sha256=digest or "",
+        sha256=hashed[span].sha256 if span in hashed else "",
         after=first.head.sequence_number,
         checksum=first.head.checksum,
         status=first.status.value,
