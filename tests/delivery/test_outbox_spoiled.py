@@ -189,8 +189,7 @@ async def test_a_receipt_that_is_there_already(tmp_path: Path) -> None:
     assert (await found(outbox)).status == "delivered"
 
 
-@pytest.mark.slow_on_trio
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("backend", ["asyncio", pytest.param("trio", marks=pytest.mark.slow)])
 def test_whatever_is_in_one_row_the_others_are_sent(backend: str, caplog: pytest.LogCaptureFixture) -> None:
     """Any values in any columns of an alert, and of its attempt, keep no other alert from being sent, once each."""
 
