@@ -154,15 +154,6 @@ def anyio_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     return jumping_backend(name)
 
 
-@pytest.fixture
-def monkeypatch(request: pytest.FixtureRequest) -> Iterator[pytest.MonkeyPatch]:
-    """Be pytest's fixture; what a test has patched is taken back before its directory is removed, by the same calls."""
-    if "tmp_path" in request.fixturenames:
-        request.getfixturevalue("tmp_path")
-    with pytest.MonkeyPatch.context() as patch:
-        yield patch
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _one_command_line() -> Iterator[None]:
     """Make the commands of the command line once: Typer makes them anew for each run, which takes 30 ms."""

@@ -61,9 +61,8 @@ def piped(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[s
 # -- the demonstration
 
 
-@pytest.mark.slow
 @needs_extra
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("backend", ["asyncio", pytest.param("trio", marks=pytest.mark.slow)])
 def test_demo_when_piped(backend: str, environment: dict[str, str], empty: Path) -> None:
     """Piped, the demonstration prints plain text, tells of each alert, and no person, and leaves nothing behind."""
     done = piped("demo", "--backend", backend, env=environment)

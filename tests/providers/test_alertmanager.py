@@ -287,7 +287,7 @@ def seen(request: Seen) -> dict[str, Any]:
     return dict(alert)
 
 
-@pytest.mark.slow
+@pytest.mark.slow_on_trio
 async def test_it_keeps_its_promises() -> None:
     """The dispatcher passes the kit for providers: outcomes, deadline, key, severity, limits and secrets."""
     severities = ["debug", "info", "warning", "error", "critical", "security"]

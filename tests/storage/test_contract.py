@@ -328,7 +328,7 @@ def only_crashes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_storage, "_CLAUSES", ())
 
 
-@pytest.mark.slow
+@pytest.mark.slow_on_trio
 @pytest.mark.usefixtures("only_crashes")
 async def test_a_process_that_is_killed_may_lose_nothing(tmp_path: Path) -> None:
     """A storage that forgets with its process what it has stored is found, and so is one that another can't make."""

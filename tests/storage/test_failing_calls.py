@@ -5,7 +5,7 @@ import fcntl
 import itertools
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -64,26 +64,26 @@ class Disk:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
-def append_first(directory: Path) -> Iterator[Callable[[], object]]:
+def append_first(directory: Path) -> Generator[Callable[[], object]]:
     """A new trail, two directories deep."""
     yield lambda: trail_in(directory / "below" / "audit").append([body("new")])
 
 
-def append_next(directory: Path) -> Iterator[Callable[[], object]]:
+def append_next(directory: Path) -> Generator[Callable[[], object]]:
     trail = trail_in(directory / "below" / "audit")
     trail.append([body("old")])
     yield lambda: trail.append([body("new")])
     trail.close()
 
 
-def append_at_once(directory: Path) -> Iterator[Callable[[], object]]:
+def append_at_once(directory: Path) -> Generator[Callable[[], object]]:
     trail = trail_in(directory / "below" / "audit", durable=False)
     trail.append([body("old")])
     yield lambda: trail.append_at_once(body("new")) or trail.append([body("new")])
     trail.close()
 
 
-def append_behind_another(directory: Path) -> Iterator[Callable[[], object]]:
+def append_behind_another(directory: Path) -> Generator[Callable[[], object]]:
     trail, other = trail_in(directory / "below" / "audit"), trail_in(directory / "below" / "audit")
     trail.append([body("old")])
     other.append([body("old")])
@@ -92,7 +92,7 @@ def append_behind_another(directory: Path) -> Iterator[Callable[[], object]]:
     trail.close()
 
 
-def append_on_the_next_day(directory: Path) -> Iterator[Callable[[], object]]:
+def append_on_the_next_day(directory: Path) -> Generator[Callable[[], object]]:
     days = 0
     trail = TrailFiles(directory / "below" / "audit", durable=True, now=lambda: NOON + timedelta(days=days))
     trail.append([body("old")])
@@ -101,7 +101,7 @@ def append_on_the_next_day(directory: Path) -> Iterator[Callable[[], object]]:
     trail.close()
 
 
-def append_after_a_crash(directory: Path) -> Iterator[Callable[[], object]]:
+def append_after_a_crash(directory: Path) -> Generator[Callable[[], object]]:
     trail = trail_in(directory / "below" / "audit")
     trail.append([body("old")])
     trail.close()
@@ -111,7 +111,7 @@ def append_after_a_crash(directory: Path) -> Iterator[Callable[[], object]]:
     trail.close()
 
 
-def append_first_for_a_group(directory: Path) -> Iterator[Callable[[], object]]:
+def append_first_for_a_group(directory: Path) -> Generator[Callable[[], object]]:
     access = Access(0o640, os.getegid())
     trail = TrailFiles(directory / "below" / "audit", durable=True, now=lambda: NOON, access=access)
     yield lambda: trail.append([body("new")])
@@ -119,14 +119,14 @@ def append_first_for_a_group(directory: Path) -> Iterator[Callable[[], object]]:
     trail.close()
 
 
-def append_once(directory: Path) -> Iterator[Callable[[], object]]:
+def append_once(directory: Path) -> Generator[Callable[[], object]]:
     trail = trail_in(directory / "below" / "audit")
     trail_in(directory / "below" / "audit", durable=False).append([body("old")])
     yield lambda: trail.append([Once(body("new"))])
     trail.close()
 
 
-def append_behind_what_can_not_be_cut_off(directory: Path) -> Iterator[Callable[[], object]]:
+def append_behind_what_can_not_be_cut_off(directory: Path) -> Generator[Callable[[], object]]:
     trail = trail_in(directory / "below" / "audit")
     trail.append([body("old")])
     trail.close()
@@ -166,14 +166,14 @@ def stored(directory: Path) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_a_failing_call_is_a_refusal_or_a_success(
-    tmp_path: Path, way: Callable[[Path], Iterator[Callable[[], object]]]
+    tmp_path: Path, way: Callable[[Path], Generator[Callable[[], object]]]
 ) -> None:
     """What is returned is stored, what is refused is not, nobody waits for a lock, and the next event is stored."""
     for call in CALLS:
         each_fails(tmp_path / call, way, call)
 
 
-def each_fails(path: Path, way: Callable[[Path], Iterator[Callable[[], object]]], call: str) -> None:
+def each_fails(path: Path, way: Callable[[Path], Generator[Callable[[], object]]], call: str) -> None:
     """Let the first *call* fail, then the second, and so on; the directory of an attempt names both."""
     for number in itertools.count():
         directory = path / str(number) / "below" / "audit"
@@ -188,6 +188,7 @@ def each_fails(path: Path, way: Callable[[Path], Iterator[Callable[[], object]]]
             except AuditStorageError:
                 is_stored = False
         if not disk.failed:
+            going.close()
             break
         # Another process first, which would wait for ever for a lock that is still held.
         other = trail_in(directory, durable=False)

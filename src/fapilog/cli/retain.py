@@ -11,6 +11,7 @@ from .. import AuditStorageError, ComplianceLevel, CompliancePolicy, OutboxError
 from ..delivery.outbox._file.place import OutboxFile
 from ..delivery.outbox._place import Queue
 from ..storage._files.directory import cannot
+from ..storage._regular import regular_file
 from ..storage.retention import RetainedDay, RetentionReport
 from ._output import Output, failed, headed, in_json, plain
 from ._place import Directory, archive_at, require_trail, to_write
@@ -90,7 +91,7 @@ def _outboxes_in(directory: Path) -> list[Path]:
     for path in sorted(directory.iterdir()):
         if path.is_file():
             try:
-                with path.open("rb") as file:
+                with regular_file(path) as file:
                     header = file.read(72)
             except OSError as error:
                 # It may be one, with alerts about records that would be removed.

@@ -93,11 +93,11 @@ class CatchUp:
             with contained():
                 await self._find_mark()
         except Exception as error:
-            self._forwarder.is_resending = True
+            self._forwarder.resend_missed(is_on=True)
             self._complain(error)
             self._want()
         except BaseException:
-            self._forwarder.is_resending = False
+            self._forwarder.resend_missed(is_on=False)
             raise
         else:
             if self._mark != self._head:
@@ -114,7 +114,7 @@ class CatchUp:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._tasks is not None  # noqa: S101 - entered
-        self._forwarder.is_resending = False
+        self._forwarder.resend_missed(is_on=False)
         self._tasks.cancel_scope.cancel()
         try:
             await self._tasks.__aexit__(None, None, None)
@@ -185,7 +185,7 @@ class CatchUp:
         # That of the first attempt: it is the mark of a new dispatcher, and no alert about an event up to there is
         # resent. While the dispatcher could not say its mark, events were stored whose alerts it may lack.
         head = self._head
-        self._forwarder.is_resending = True
+        self._forwarder.resend_missed(is_on=True)
         mark = await self._dispatcher.resume_from(head)
         if not await holds(self._storage, mark):
             cause = f"record {mark.sequence_number} is not the one that the dispatcher knows; it was cut, or is another"

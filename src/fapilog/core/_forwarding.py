@@ -88,7 +88,6 @@ class AlertForwarder:
     Attributes:
         dispatched: How many alerts the dispatcher has taken.
         failed: How many alerts failed.
-        is_resending: Whether a catch-up, which says so here, resends the alerts that are missed from now on.
         has_missed: Whether an alert was missed since `watch` was called.
         changed: Notified after every change.
     """
@@ -136,7 +135,7 @@ class AlertForwarder:
         self._unannounced: dict[str, Loop | None] = {}
         self._watched: frozenset[Identity] = frozenset()
         self._missed: set[Identity] = set()
-        self.is_resending: bool = False
+        self._is_resending = False
         self.has_missed: bool = False
         self.changed: Condition = Condition()
 
@@ -162,7 +161,7 @@ class AlertForwarder:
         Returns:
             Whether nothing resends it: it was not received yet, and there is no catch-up.
         """
-        is_lost = event_id in self._unannounced and not self.is_resending
+        is_lost = event_id in self._unannounced and not self._is_resending
         self._unannounced.pop(event_id, None)
         self.has_missed = True
         self.changed.notify()
@@ -326,12 +325,8 @@ class AlertForwarder:
         )
         if not pending.is_reported:
             if error is not None:
-                _log.error(
-                    "the alert about event %s (record %s) was not delivered: %s",
-                    event.event_id,
-                    event.sequence_number or "not stored",
-                    report.reason,
-                )
+                message = "the alert about event %s (record %s) was not delivered: %s"
+                _log.error(message, event.event_id, event.sequence_number or "not stored", report.reason)
             signal = alert_dispatched if error is None else alert_failed
             self._announcer.announce(signal, pending.sender, report=report)
             pending.is_reported = True
@@ -345,9 +340,13 @@ class AlertForwarder:
 
     # -- for the catch-up
 
+    def resend_missed(self, *, is_on: bool) -> None:
+        """Say that a catch-up resends the alerts that are missed from now on, or that none does."""
+        self._is_resending = is_on
+
     def _miss(self, event: AuditEvent) -> bool:
         """Note an alert for the catch-up to resend; return False if it can't, or if there is none."""
-        if not self.is_resending or event.sequence_number is None:
+        if not self._is_resending or event.sequence_number is None:
             return False
         with self._lock:
             self.has_missed = True
