@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import anyio
 import pytest
@@ -142,14 +142,14 @@ def test_an_outbox_that_is_none(run: Run, directory: Path, tmp_path: Path) -> No
 def test_a_file_that_cannot_be_read(run: Run, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file beside the trail that may be an outbox, and can't be read, is named, and nothing is removed."""
     (directory / "alerts.db").touch()
-    opened = Path.open
+    opened = os.open
 
-    def refuse(path: Path, mode: str = "r") -> IO[Any]:
-        if path.name == "alerts.db":
+    def refuse(path: Any, *args: Any, **options: Any) -> int:
+        if path == directory / "alerts.db":
             raise PermissionError(errno.EACCES, "Permission denied")
-        return opened(path, mode)
+        return opened(path, *args, **options)
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     code, out, err = run("retain", directory, "--retention-days", 30)
     assert (code, out) == (2, "")
     assert err.startswith(f"fapilog: cannot read {directory / 'alerts.db'}: Permission denied; this process is user ")
