@@ -482,6 +482,21 @@ def test_says_how_to_get_trio() -> None:
     assert "pip install trio" in done.stderr
 
 
+def test_interrupted_while_it_loads(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ctrl-C before the libraries are there ends the command without a word, as it does later."""
+
+    class Interrupted:
+        def find_spec(self, *_: object) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "fapilog.cli.commands", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupted()])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 130
+    assert capsys.readouterr() == ("", "")
+
+
 @pytest.mark.slow
 @needs_extra
 def test_an_error_of_our_own_is_not_a_missing_extra() -> None:

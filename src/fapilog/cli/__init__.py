@@ -13,7 +13,8 @@ def main() -> None:
     """
     Run the command, and exit.
 
-    The exit code is 2 where the output can't be written, and without the libraries of the extra, which are named.
+    The exit code is 2 where the output can't be written, and without the libraries of the extra, which are named; 130
+    after Ctrl-C.
     """
     try:
         with needs("cli"):
@@ -21,6 +22,9 @@ def main() -> None:
     except MissingExtraError as missing:
         sys.stderr.write(f"fapilog: {missing}\n")
         sys.exit(2)
+    except KeyboardInterrupt:
+        # As typer ends from here on.
+        sys.exit(130)
     for stream in (sys.stdout, sys.stderr):
         # In an encoding that lacks a character, its number is printed: `LC_ALL=C`, `PYTHONIOENCODING=latin-1`.
         if isinstance(stream, io.TextIOWrapper):
