@@ -12,7 +12,6 @@ from pathlib import Path
 from time import sleep
 from typing import Annotated, Any, Final, cast
 
-import msgspec
 import typer
 from rich.table import Table
 
@@ -24,7 +23,7 @@ from ..storage._files.reader import TrailReader
 from ..storage._holes import up_to
 from ..storage.earlier import is_of_earlier
 from ..storage.protocol import Conditions, EventFilter
-from ._output import INTERRUPTED, Output, failed, headed, plain
+from ._output import INTERRUPTED, Output, failed, headed, in_json, plain
 from ._place import Place, WithArchive, WithName, directory_at, named, opened, require_trail
 
 __all__ = ["count", "show", "tail"]
@@ -340,7 +339,7 @@ def count(
     except AuditStorageError as error:
         raise failed(error) from None
     if as_json:
-        typer.echo(json.dumps(counts))
+        typer.echo(in_json(counts))
         return
     table = headed()
     table.add_column("events", justify="right")
@@ -351,9 +350,7 @@ def count(
 
 
 def _json(item: AuditEvent | DamagedRecord) -> str:
-    """Return one line of ASCII, which no terminal obeys."""
-    found = msgspec.to_builtins(item)
-    return json.dumps(found if isinstance(item, AuditEvent) else {"damaged_record": found})
+    return in_json(item if isinstance(item, AuditEvent) else {"damaged_record": item})
 
 
 def _line(item: AuditEvent | DamagedRecord) -> str:

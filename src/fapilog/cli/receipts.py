@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Final
@@ -13,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..delivery.outbox._rows import OutboxAlert, OutboxAttempt
-from ._output import counted, headed, plain
+from ._output import counted, headed, in_json, plain
 
 __all__ = ["as_json", "duration", "listing", "receipts"]
 
@@ -78,8 +77,8 @@ def _receipt(alert: OutboxAlert, attempts: Sequence[OutboxAttempt], now: datetim
 
 def as_json(alert: OutboxAlert, attempts: Iterable[OutboxAttempt] | None = None) -> str:
     """Return an alert and its *attempts*, if given, as one line of JSON, in ASCII, which no terminal obeys."""
-    history = {} if attempts is None else {"history": msgspec.to_builtins(list(attempts))}
-    return json.dumps(msgspec.to_builtins(alert) | history)
+    history = {} if attempts is None else {"history": list(attempts)}
+    return in_json(msgspec.to_builtins(alert) | history)
 
 
 def _below(alert: OutboxAlert) -> str:

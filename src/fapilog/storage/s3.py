@@ -33,6 +33,7 @@ from ..record.errors import AuditStorageError
 from ..record.options import require, require_text
 from ..record.privacy import Uncopied
 from ..tasks.fork import call_in_child
+from ._regular import regular_file
 from ._s3errors import RefusedError, failure, is_passing
 from .archive import PackedFile, is_archived_name, not_what_the_trail_has
 
@@ -158,7 +159,7 @@ class S3Archive(Uncopied):
         until = self._until(file)
 
         def upload(client: Any) -> None:
-            with file.path.open("rb") as body:
+            with regular_file(file.path) as body:
                 client.put_object(
                     Bucket=self.bucket,
                     Key=self._key(file.path.name),

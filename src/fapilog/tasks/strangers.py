@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
 import anyio
 
 from ..record.errors import PanicError
+from ..record.privacy import MEMBERS, TRACE
 from ..record.values import name_of
 from .loops import is_without_loop
 
@@ -197,15 +198,12 @@ def is_interrupt(error: BaseException) -> bool:
     import signal  # noqa: PLC0415  asyncio and trio import it, and every framework
 
     codes = [_code_of(signal.getsignal(number)) for number in signal.valid_signals()]
-    trace = _TRACEBACK.__get__(error)
+    trace = TRACE.__get__(error)
     while trace is not None:
         if any(trace.tb_frame.f_code is code for code in codes):
             return True
         trace = trace.tb_next
     return False
-
-
-_TRACEBACK: Final = vars(BaseException)["__traceback__"]
 
 
 def _code_of(handler: object) -> object:
@@ -255,9 +253,6 @@ def cancellation_of_this_task() -> Callable[[], bool]:
     return lambda: cancelling() > 0
 
 
-_MEMBERS: Final = vars(BaseExceptionGroup)["exceptions"]
-
-
 def _leaves(error: BaseException) -> Iterator[BaseException]:
     """Yield the exceptions in a group, however deep, or *error* if it is none."""
     waiting = [error]
@@ -265,7 +260,7 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         each = waiting.pop()
         if issubclass(type(each), BaseExceptionGroup):
             # The exceptions that it has, and not those that a subclass names.
-            waiting += reversed(_MEMBERS.__get__(each))
+            waiting += reversed(MEMBERS.__get__(each))
         else:
             yield each
 
