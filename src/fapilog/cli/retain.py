@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import AuditStorageError, ComplianceLevel, CompliancePolicy, OutboxError
-from ..delivery.outbox._file.place import OutboxFile
+from ..delivery.outbox._file.place import OutboxFile, has_mark
 from ..delivery.outbox._place import Queue
 from ..storage._files.directory import cannot
 from ..storage._regular import regular_file
@@ -96,8 +96,7 @@ def _outboxes_in(directory: Path) -> list[Path]:
             except OSError as error:
                 # It may be one, with alerts about records that would be removed.
                 raise cannot("read", path, error) from None
-            # https://www.sqlite.org/fileformat.html#the_database_header
-            if header.startswith(b"SQLite format 3\0") and header[68:72] == b"fapi":
+            if has_mark(header):
                 found.append(path)
     return found
 

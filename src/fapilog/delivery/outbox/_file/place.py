@@ -34,7 +34,7 @@ from ....tasks.strangers import Log
 from .queue import FileQueue
 from .schema import SCHEMA, VERSION
 
-__all__ = ["OutboxFile"]
+__all__ = ["OutboxFile", "has_mark"]
 
 T = TypeVar("T")
 
@@ -42,6 +42,7 @@ _log: Final = Log("fapilog.delivery")
 
 # "fapi", by which `file` and SQLite's own tools recognize it: https://www.sqlite.org/fileformat.html#application_id
 _APPLICATION_ID: Final = 0x66617069
+_SQLITE: Final = b"SQLite format 3\0"
 # Seconds that a call waits for another process to finish its own.
 _BUSY_TIMEOUT: Final = 10.0
 # Bytes of the write-ahead log beside the file. SQLite empties it at about 4 MiB, but not while a reader has a
@@ -208,11 +209,10 @@ class OutboxFile(SharedFile):
         """Return whether the file was one before it was damaged: a file that a path names by mistake stays in place."""
         if self._has_worked:
             return True
-        # The mark is at byte 68 of the header: https://www.sqlite.org/fileformat.html#the_database_header
         with self.path.open("rb") as file:
             header = file.read(100)
-        if header.startswith(b"SQLite format 3\0"):
-            return header[68:72] == _APPLICATION_ID.to_bytes(4, "big")
+        if header.startswith(_SQLITE):
+            return has_mark(header)
         # A crash of the system may leave zeros; and nothing but a database has a log beside it.
         return not header.strip(b"\0") or Path(f"{self.identity()}-wal").exists()
 
@@ -225,3 +225,9 @@ class OutboxFile(SharedFile):
                 if is_damage(error):
                     return True
                 raise
+
+
+def has_mark(header: bytes) -> bool:
+    """Return whether a file that begins with *header*, of 72 bytes at least, is an outbox."""
+    # https://www.sqlite.org/fileformat.html#the_database_header
+    return header.startswith(_SQLITE) and header[68:72] == _APPLICATION_ID.to_bytes(4, "big")
