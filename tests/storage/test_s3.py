@@ -36,7 +36,8 @@ from fapilog import (
     Outbox,
     S3Archive,
 )
-from fapilog.storage.archive import PackedFile, require_archive
+from fapilog.storage._archive.addresses import require_archive
+from fapilog.storage.archive import PackedFile
 from fapilog.storage.holds import add_hold, remove_hold
 from fapilog.storage.protocol import EventFilter
 from fapilog.testing import RecordingDispatcher

@@ -14,9 +14,10 @@ import typer
 from .. import AuditStorageError, AuditTrail, CompliancePolicy, FileStorage
 from .._extras import MissingExtraError
 from ..record.options import require_path
+from ..storage._archive.addresses import is_address, require_archive
 from ..storage._files.directory import OWNER, cannot, newest_file
 from ..storage._files.names import SUFFIX, is_name
-from ..storage.archive import Archive, is_address, require_archive
+from ..storage.archive import Archive
 from ..storage.archived import ArchiveStorage
 from ..storage.earlier import EarlierStorage, is_of_earlier
 from ..storage.protocol import AuditStorage

@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from .. import AuditStorageError, ChainHead, TrailMismatchError
-from ..storage.archive import is_address
+from ..storage._archive.addresses import is_address
 from ..storage.copying import copy as copied
 from ..storage.protocol import AuditStorage, head_of
 from ._output import CANNOT, INTERRUPTED, NO, counted, failed, plain, progress

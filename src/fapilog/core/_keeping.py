@@ -148,7 +148,8 @@ def words_for(storage: AuditStorage) -> str:
 
 def archive_of(storage: AuditStorage, given: Archive | Path | str) -> Archive:
     """Return the archive that *given* names for the trail in *storage*; raise as `require_archive`, or ValueError."""
-    from ..storage.archive import DirectoryArchive, require_archive  # noqa: PLC0415
+    from ..storage._archive.addresses import require_archive  # noqa: PLC0415
+    from ..storage.archive import DirectoryArchive  # noqa: PLC0415
 
     archive = require_archive("archive", given)
     files = in_files("archive", storage)

@@ -11,19 +11,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
-from typing import IO, Any, Final, Protocol, runtime_checkable
-from urllib.parse import parse_qsl, urlsplit
+from typing import IO, Final, Protocol, runtime_checkable
 
 import msgspec
 
 from ..record.errors import AuditStorageError
 from ..record.options import require_path
-from ..record.values import kind_of
 from ._anchor import ANCHOR
 from ._files.compressed import content_of
 from ._files.directory import cannot, make_directory
@@ -36,17 +33,11 @@ __all__ = [
     "DirectoryArchive",
     "PackedFile",
     "from_disk",
-    "is_address",
     "is_archived_name",
     "not_what_the_trail_has",
-    "require_archive",
 ]
 
 _BLOCK_BYTES: Final = 1 << 20
-_ADDRESS: Final = r"([A-Za-z][A-Za-z0-9+.-]*)://"
-# In an address, behind a question mark.
-_S3_OPTIONS: Final = frozenset({"endpoint", "lock_days", "region", "timeout"})
-_S3_NUMBERS: Final[Mapping[str, Callable[[str], float]]] = {"lock_days": int, "timeout": float}
 
 
 class PackedFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -212,58 +203,3 @@ def is_archived_name(name: str) -> bool:
     """Return whether a file of that name belongs to an archive."""
     is_day = name.endswith(SUFFIX) and is_name(name.removesuffix(SUFFIX))
     return is_day or is_set_aside(name) or name == ANCHOR
-
-
-def is_address(given: str) -> bool:
-    """Return whether *given* is an address, and no path."""
-    return re.match(_ADDRESS, given) is not None
-
-
-def require_archive(name: str, given: Any) -> Archive:
-    """
-    Return the archive given as an object, as a directory or as an address.
-
-    An address is ``s3://bucket/prefix?lock_days=2190&region=eu-west-1``. Behind the question mark are options of
-    `S3Archive`: *lock_days*, *region*, *endpoint* and *timeout*.
-
-    Raises:
-        ImportError: The library of the archive is missing; the message says how to get it.
-        TypeError: It is neither a path nor an archive.
-        ValueError: It is an address of something else, or with an option that is wrong.
-    """
-    if isinstance(given, str) and (scheme := re.match(_ADDRESS, given)):
-        if scheme[1].lower() != "s3":
-            raise ValueError(f"{name}: expected a directory or s3://bucket/prefix; got {scheme[0]}...")
-        return _s3(name, given)
-    if isinstance(given, str | os.PathLike):
-        return DirectoryArchive(require_path(name, given))
-    lacking = [each for each in ("sizes", "put", "prove", "open") if not callable(getattr(given, each, None))]
-    if lacking or isinstance(given, type):
-        raise TypeError(f"{name}: expected a directory, s3://bucket/prefix, or an Archive; got {kind_of(given)}")
-    archive: Archive = given
-    return archive
-
-
-def _s3(name: str, address: str) -> Archive:
-    from .._extras import MissingExtraError  # noqa: PLC0415  needed for an extra alone
-
-    try:
-        from .s3 import S3Archive  # noqa: PLC0415  an extra of its own
-    except MissingExtraError as missing:
-        raise ImportError(f"{name}: {missing}", name=missing.name) from missing
-    parts = urlsplit(address)
-    if parts.fragment:
-        raise ValueError(f"{name}: expected s3://bucket/prefix; got an address with a #")
-    options: dict[str, Any] = dict(parse_qsl(parts.query, keep_blank_values=True))
-    for unknown in options.keys() - _S3_OPTIONS:
-        raise ValueError(f"{name}: there is no option {unknown[:100]!r}; there are {', '.join(sorted(_S3_OPTIONS))}")
-    for option in _S3_NUMBERS.keys() & options.keys():
-        try:
-            options[option] = _S3_NUMBERS[option](options[option])
-        except ValueError:
-            kind = "whole number" if _S3_NUMBERS[option] is int else "number"
-            raise ValueError(f"{name}: expected a {kind} as {option}; got something else") from None
-    try:
-        return S3Archive(parts.netloc, prefix=parts.path, **options)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None

@@ -14,11 +14,12 @@ from ..record.events import AuditEvent
 from ..record.privacy import without_frames
 from ..tasks.threads import in_thread
 from ._anchor import Anchor, anchor_of
+from ._archive.addresses import require_archive
 from ._archive.reader import ArchiveReader
 from ._files.directory import cannot
 from ._files.places import Page, Place
 from ._files.times import to_the_second
-from .archive import Archive, require_archive
+from .archive import Archive
 from .files import FileStorage
 from .protocol import EventFilter
 
