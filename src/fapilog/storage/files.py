@@ -23,8 +23,9 @@ from ..tasks.loops import is_without_loop
 from ..tasks.threads import in_thread
 from ._anchor import Anchor
 from ._copier import Copier
+from ._files.access import OWNER, Access, cannot, why_not_writable
 from ._files.care import Care
-from ._files.directory import OWNER, Access, cannot, make_directory, sync_directory, why_not_writable
+from ._files.directory import make_directory, sync_directory
 from ._files.effort import Effort
 from ._files.end import utc_now
 from ._files.places import Page, Place

@@ -18,7 +18,7 @@ from ..tasks.fork import call_in_child
 from ..tasks.groupcommit import GroupCommit
 from ..tasks.threads import in_thread
 from ._anchor import Anchor
-from ._files.directory import why_not_writable
+from ._files.access import why_not_writable
 from ._room import Room
 from ._rows import reader
 from ._rows.reader import Row, RowReader
