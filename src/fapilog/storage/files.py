@@ -137,14 +137,14 @@ class FileStorage(Uncopied):
                 record is written and could not be synced, or a part of it could not be taken back, the message says
                 that it may be stored all the same. The same id given again, with *once*, is stored once in any case.
         """
-        return await self.append_record(chain.storable(event), once=once)
+        return await self.append_record(chain.body_to_store(event), once=once)
 
     async def append_record(self, record: bytes, *, once: bool) -> Seal | None:
         """
         Store an event by its *record*, as `append` does; the caller leaves the frames out of what is raised.
 
         Args:
-            record: As `record.chain.storable` has it.
+            record: As `record.chain.body_to_store` has it.
             once: As of `append`.
 
         Returns and raises as `append`.

@@ -117,7 +117,7 @@ class SQLiteStorage(RowStorage):
             AuditStorageError: It is not stored: the file can't be written to, its newest record is damaged or was taken
                 away, the record would be longer than `MAX_RECORD_BYTES`, or another one has the id.
         """
-        body = chain.storable(event)
+        body = chain.body_to_store(event)
         result = await self._commits.submit(_Item(event.event_id, body, values_of(event), once))
         if result is None and not once:
             raise AuditStorageError(f"cannot append to {self._path}: a record has the id of this event already")
