@@ -312,7 +312,6 @@ class FileStorage(Uncopied):
     def _forget(self) -> None:
         self._writer.forget()
         self._copier.forget()
-        self._commits = GroupCommit(self._writer.append, interrupted=_INTERRUPTED)
 
 
 def _checked_mode(mode: int) -> int:

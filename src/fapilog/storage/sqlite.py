@@ -14,7 +14,6 @@ from ..record.errors import AuditStorageError, StoringInterruptedError
 from ..record.events import AuditEvent
 from ..record.options import require_path
 from ..record.privacy import without_frames
-from ..tasks.fork import call_in_child
 from ..tasks.groupcommit import GroupCommit
 from ..tasks.threads import in_thread
 from ._anchor import Anchor
@@ -88,7 +87,6 @@ class SQLiteStorage(RowStorage):
         # The newest record that this process knows: one that is gone later was taken away.
         self._known = EMPTY
         self._commits: GroupCommit[_Item, Seal | None] = GroupCommit(self._commit, interrupted=_INTERRUPTED)
-        call_in_child(self, SQLiteStorage._forget)
 
     def __str__(self) -> str:
         """Return the path of the file."""
@@ -205,10 +203,6 @@ class SQLiteStorage(RowStorage):
         self._reads.close()
         self._writer.close()
         self._known = EMPTY
-
-    def _forget(self) -> None:
-        # In a forked child.
-        self._commits = GroupCommit(self._commit, interrupted=_INTERRUPTED)
 
 
 def _unchanged(value: Any) -> Any:

@@ -206,7 +206,6 @@ class PostgresStorage(RowStorage):
         # In a forked child.
         self._reads.abandon()
         self._writer.abandon()
-        self._commits = GroupCommit(self._commit, interrupted=_INTERRUPTED)
 
 
 def _why_not_writable(connection: Connection) -> str | None:
