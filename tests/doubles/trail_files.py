@@ -9,7 +9,7 @@ from fapilog import AuditEvent
 from fapilog.record.chain import Seal
 from fapilog.record.damage import DamagedRecord
 from fapilog.record.errors import AuditStorageError
-from fapilog.storage._files.directory import OWNER, Access
+from fapilog.storage._files.access import OWNER, Access
 from fapilog.storage._files.effort import Effort
 from fapilog.storage._files.reader import TrailReader
 from fapilog.storage._files.verifying import verify

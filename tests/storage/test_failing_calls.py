@@ -14,7 +14,7 @@ import pytest
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, ChainStatus, FileStorage
 from fapilog.record import chain
-from fapilog.storage._files.directory import Access
+from fapilog.storage._files.access import Access
 from fapilog.storage._files.recent import Once
 from tests.doubles.trail_files import TrailFiles
 

@@ -17,7 +17,7 @@ import anyio.to_thread
 import pytest
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, FileStorage
-from fapilog.storage._files import directory as _directory
+from fapilog.storage._files import lock as _lock
 from fapilog.storage.protocol import EventFilter
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.trail_files import whole
@@ -53,7 +53,7 @@ async def test_a_stranger_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     flock = shutil.which("flock")
     if flock is None or not Path("/proc/locks").exists():  # noqa: ASYNC240
         pytest.skip("no flock, or no list of locks")
-    monkeypatch.setattr(_directory, "_PATIENCE", 0.05)
+    monkeypatch.setattr(_lock, "_PATIENCE", 0.05)
     storage = FileStorage(tmp_path, durability=durability)  # type: ignore[arg-type]
     await storage.append(event("first"))
     command = [flock, str(tmp_path), "sh", "-c", "echo held; read line"]
@@ -86,7 +86,7 @@ async def test_a_process_that_is_in_its_own_way_is_told_so(tmp_path: Path, monke
     """Where another trail of this process holds the lock, the error says that one trail is enough."""
     if not Path("/proc/locks").exists():  # noqa: ASYNC240
         pytest.skip("no list of locks")
-    monkeypatch.setattr(_directory, "_PATIENCE", 0.01)
+    monkeypatch.setattr(_lock, "_PATIENCE", 0.01)
     storage = FileStorage(tmp_path)
     await storage.append(event("first"))
     with held(tmp_path), pytest.raises(AuditStorageError, match="by this process itself: make one trail for"):
@@ -140,7 +140,7 @@ async def test_a_reader_that_is_cancelled_is_free_at_once(
         # It waits for writers where it comes to an incomplete record.
         [path] = tmp_path.glob("*.jsonl")  # noqa: ASYNC240
         path.write_bytes(path.read_bytes() + b'{"v":2,')
-    monkeypatch.setattr(_directory, "_PATIENCE", 3600.0)
+    monkeypatch.setattr(_lock, "_PATIENCE", 3600.0)
     waits: list[float] = []
     monkeypatch.setattr(time, "sleep", waits.append)
     calls: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
@@ -165,7 +165,7 @@ async def test_a_held_lock_is_an_incident(tmp_path: Path, monkeypatch: pytest.Mo
         await trail.log_event(AuditEventType.DATA_ACCESS, "first")
         # Beside its own readers the trail has the patience that it always has.
         with held(tmp_path), monkeypatch.context() as patch:
-            patch.setattr(_directory, "_PATIENCE", 0.01)
+            patch.setattr(_lock, "_PATIENCE", 0.01)
             for _ in range(2):
                 with pytest.raises(AuditStorageError, match=r"its lock was held for 0\.01 s by"):
                     await trail.log_event(AuditEventType.DATA_ACCESS, "refused")
@@ -191,12 +191,12 @@ def test_a_holder_that_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     found = os.fstat(fd)
     place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
     (tmp_path / "locks").write_text(listed.format(place=place))
-    monkeypatch.setattr(_directory, "_LOCKS", str(tmp_path / "locks"))
-    assert _directory._holder(fd) == "another process"
+    monkeypatch.setattr(_lock, "_LOCKS", str(tmp_path / "locks"))
+    assert _lock._holder(fd) == "another process"
     (tmp_path / "locks").write_text(f"1: FLOCK  ADVISORY  WRITE 999999999 {place} 0 EOF\n")
-    assert _directory._holder(fd) == "process 999999999"
+    assert _lock._holder(fd) == "process 999999999"
     (tmp_path / "locks").unlink()
-    assert _directory._holder(fd) == "another process"
+    assert _lock._holder(fd) == "another process"
     os.close(fd)
 
 
@@ -208,4 +208,4 @@ def test_a_lock_that_fails_is_an_error_at_once(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(fcntl, "flock", fail)
     with pytest.raises(OSError, match="No locks available"):
-        _directory.lock(0, fcntl.LOCK_EX)
+        _lock.lock(0, fcntl.LOCK_EX)

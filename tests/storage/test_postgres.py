@@ -729,7 +729,7 @@ def test_the_reason_is_told_to_all_that_wait(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_wait_is_given_up_by_another_thread(database: Server) -> None:
     """A thread that waits for the server, with no limit, ends when another thread sets one."""
     connection = ServerAt(database.dsn()).connect(60)
-    connection.give_up_at = math.inf
+    connection.give_up_at(math.inf)
     errors: list[BaseException] = []
 
     def wait() -> None:
@@ -743,7 +743,7 @@ def test_a_wait_is_given_up_by_another_thread(database: Server) -> None:
         waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
         while watch.execute(waits).fetchone() != (1,):
             time.sleep(0.01)
-    connection.give_up_at = 0.0
+    connection.give_up_at(0.0)
     thread.join(60)
     assert errors
     connection.close()

@@ -37,7 +37,7 @@ def around_the_end() -> tuple[ChainHead, list[bytes]]:
         event = AuditEvent(
             event_type=AuditEventType.DATA_ACCESS, message="m", user_id=f"{number % 2}", client_ip="10.0.0.1"
         )
-        line, seal = chain.seal(chain.storable(event), number, head.checksum)
+        line, seal = chain.seal(chain.body_to_store(event), number, head.checksum)
         lines.append(line.removesuffix(b"\n"))
         head = ChainHead(number, seal.checksum)
     return begin, lines

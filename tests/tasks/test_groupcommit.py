@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import gc
 import itertools
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -407,6 +409,27 @@ async def test_the_thread_ends_with_its_owner(disk: Disk) -> None:
     gc.collect()
     await anyio.to_thread.run_sync(thread.join, 60)
     assert not thread.is_alive()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_forked_child_has_none_of_the_callers(disk: Disk) -> None:
+    """A child that is forked in the midst of another thread's commit commits for its own callers alone."""
+    commits = GroupCommit(disk.commit, interrupted=InterruptedError())
+    threads = [threading.Thread(target=without_loop, args=[commits.submit(number)]) for number in (1, 2)]
+    for thread in threads:
+        thread.start()
+    assert disk.begun.wait(60)
+    child = os.fork()
+    if not child:
+        signal.alarm(60)
+        disk.open.set()
+        without_loop(commits.submit(3))
+        os._exit(disk.batches != [[1], [3]])
+    disk.open.set()
+    for thread in threads:
+        thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert sorted(disk.committed) == [1, 2]
 
 
 def test_a_commit_that_calls_itself_is_refused() -> None:

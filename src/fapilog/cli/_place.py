@@ -15,7 +15,8 @@ from .. import AuditStorageError, AuditTrail, CompliancePolicy, FileStorage
 from .._extras import MissingExtraError
 from ..record.options import require_path
 from ..storage._archive.addresses import is_address, require_archive
-from ..storage._files.directory import OWNER, cannot, newest_file
+from ..storage._files.access import OWNER, cannot
+from ..storage._files.directory import newest_file
 from ..storage._files.names import SUFFIX, is_name
 from ..storage.archive import Archive
 from ..storage.archived import ArchiveStorage

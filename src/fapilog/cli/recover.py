@@ -8,7 +8,7 @@ import typer
 
 from .. import AuditStorageError
 from ..record.chain import ChainError
-from ..storage._files.directory import cannot
+from ..storage._files.access import cannot
 from ..storage._files.recovering import recover as seal_damage
 from ..storage.earlier import is_of_earlier
 from ._operator import operator

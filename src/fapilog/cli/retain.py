@@ -10,7 +10,7 @@ import typer
 from .. import AuditStorageError, ComplianceLevel, CompliancePolicy, OutboxError
 from ..delivery.outbox._file.place import OutboxFile, has_mark
 from ..delivery.outbox._place import Queue
-from ..storage._files.directory import cannot
+from ..storage._files.access import cannot
 from ..storage._regular import regular_file
 from ..storage.retention import RetainedDay, RetentionReport
 from ._output import Output, failed, headed, in_json, plain

@@ -15,7 +15,7 @@ from rich.text import Text
 from .. import AuditChainVerificationResult, AuditStorageError, ChainHead, ChainStatus
 from ..record.chain import ChainError
 from ..storage._archive.together import verify_together
-from ..storage._files.directory import cannot
+from ..storage._files.access import cannot
 from ..storage._files.times import Times
 from ..storage.archive import Archive
 from ..storage.archived import ArchiveStorage

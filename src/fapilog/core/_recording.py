@@ -68,7 +68,7 @@ class Recorder:
 
         Args:
             event: The event.
-            record: The record of the event, as `chain.storable` has it, which is all that a storage in files needs.
+            record: The body of the event, as of `chain.body_to_store`, which is all that a storage in files needs.
             once: Whether a recent record may have its id, which the caller gave.
             alerts: The alerts about it that the storage keeps.
             quietly: Whether the caller announces nothing, and so does not send the alert of an incident that opens or

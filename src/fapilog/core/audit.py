@@ -533,11 +533,11 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
 
     async def _record(self, event: AuditEvent) -> None:
         """Store an event of the trail about itself, and announce it if the policy says so."""
-        await self._store_then_announce(event, chain.storable(event))
+        await self._store_then_announce(event, chain.body_to_store(event))
 
     async def _store_recovery(self, event: AuditEvent) -> AuditEvent:
         """Store the recovery of a part of the trail, which is announced next."""
-        storing = self._recorder.store(event, chain.storable(event), alerts=self._kept(event))
+        storing = self._recorder.store(event, chain.body_to_store(event), alerts=self._kept(event))
         return await self._expected(event, storing) or event
 
     def _forget(self) -> None:

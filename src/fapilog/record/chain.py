@@ -32,6 +32,7 @@ __all__ = [
     "ChainStatus",
     "Seal",
     "body",
+    "body_to_store",
     "follow",
     "follow_events",
     "head_before",
@@ -40,7 +41,6 @@ __all__ = [
     "is_intact",
     "seal",
     "sealed",
-    "storable",
     "unsealed",
     "verdict",
     "verified",
@@ -172,7 +172,7 @@ def body(event: AuditEvent) -> bytes:
     return printable(record)
 
 
-def storable(event: AuditEvent) -> bytes:
+def body_to_store(event: AuditEvent) -> bytes:
     """
     Return the record of *event* as `body` does.
 

@@ -13,7 +13,8 @@ from ..record.chain import ChainError, ChainHead
 from ..record.errors import AuditStorageError
 from ._anchor import Anchor
 from ._archive.day import write_anchor
-from ._files.directory import Access, cannot, make_directory, size_of
+from ._files.access import Access, cannot
+from ._files.directory import make_directory, size_of
 from ._files.names import date_of, names
 from ._files.writer import TrailWriter
 from ._replica import stored_at

@@ -19,7 +19,8 @@ from msgspec.structs import replace
 from ..record.chain import ChainError, ChainHead
 from ..record.errors import AuditStorageError
 from ..record.formats import decoded, from_json
-from ._files.directory import cannot, reading
+from ._files.access import cannot
+from ._files.directory import reading
 from ._files.names import names
 from ._files.reader import TrailReader
 from ._regular import content_of_small

@@ -16,7 +16,8 @@ from typing import Final, TypeVar
 
 from ..record.chain import ChainError
 from ..record.errors import AuditStorageError
-from ._files.directory import make_directory, require_number
+from ._files.access import require_number
+from ._files.directory import make_directory
 from ._rows.table import COLUMNS, SCATTERED, STRETCH
 from .sqlitefile import (
     ERRORS,

@@ -8,7 +8,8 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import IO, Final
 
-from ._files.directory import allow_as, sync_directory
+from ._files.access import allow_as
+from ._files.directory import sync_directory
 
 __all__ = ["PART", "remove", "whole"]
 

@@ -22,8 +22,9 @@ import msgspec
 from ..record.errors import AuditStorageError
 from ..record.options import require_path
 from ._anchor import ANCHOR
+from ._files.access import cannot
 from ._files.compressed import content_of
-from ._files.directory import cannot, make_directory
+from ._files.directory import make_directory
 from ._files.names import SUFFIX, is_name, is_set_aside
 from ._regular import regular_file
 from ._whole import whole

@@ -16,7 +16,7 @@ from ..tasks.threads import in_thread
 from ._anchor import Anchor, anchor_of
 from ._archive.addresses import require_archive
 from ._archive.reader import ArchiveReader
-from ._files.directory import cannot
+from ._files.access import cannot
 from ._files.places import Page, Place
 from ._files.times import to_the_second
 from .archive import Archive

@@ -27,7 +27,8 @@ from ..record.formats import EARLIER, is_earlier, taken, target_in
 from ..record.options import require_path
 from ..record.privacy import without_frames
 from ..tasks.threads import in_thread
-from ._files.directory import cannot, open_file
+from ._files.access import cannot
+from ._files.directory import open_file
 from ._holes import joined, up_to
 from ._verdicts import unreadable
 from .protocol import EventFilter

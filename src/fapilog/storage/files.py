@@ -23,8 +23,9 @@ from ..tasks.loops import is_without_loop
 from ..tasks.threads import in_thread
 from ._anchor import Anchor
 from ._copier import Copier
+from ._files.access import OWNER, Access, cannot, why_not_writable
 from ._files.care import Care
-from ._files.directory import OWNER, Access, cannot, make_directory, sync_directory, why_not_writable
+from ._files.directory import make_directory, sync_directory
 from ._files.effort import Effort
 from ._files.end import utc_now
 from ._files.places import Page, Place
@@ -136,14 +137,14 @@ class FileStorage(Uncopied):
                 record is written and could not be synced, or a part of it could not be taken back, the message says
                 that it may be stored all the same. The same id given again, with *once*, is stored once in any case.
         """
-        return await self.append_record(chain.storable(event), once=once)
+        return await self.append_record(chain.body_to_store(event), once=once)
 
     async def append_record(self, record: bytes, *, once: bool) -> Seal | None:
         """
         Store an event by its *record*, as `append` does; the caller leaves the frames out of what is raised.
 
         Args:
-            record: As `record.chain.storable` has it.
+            record: As `record.chain.body_to_store` has it.
             once: As of `append`.
 
         Returns and raises as `append`.
@@ -311,7 +312,6 @@ class FileStorage(Uncopied):
     def _forget(self) -> None:
         self._writer.forget()
         self._copier.forget()
-        self._commits = GroupCommit(self._writer.append, interrupted=_INTERRUPTED)
 
 
 def _checked_mode(mode: int) -> int:

@@ -78,7 +78,7 @@ class MemoryStorage(Uncopied):
             AuditStorageError: It is not stored: the newest record is damaged, the record would be longer than
                 `MAX_RECORD_BYTES`, or this is called by a signal handler in the midst of an append of the same thread.
         """
-        body = chain.storable(event)
+        body = chain.body_to_store(event)
         await _checkpoint()
         with self._turn.taken():
             if once and event.event_id in self._ids:

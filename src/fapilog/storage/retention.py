@@ -37,8 +37,9 @@ from ._archive.day import (
     tidy,
 )
 from ._archive.latest import latest_up_to
+from ._files.access import cannot
 from ._files.compressed import MAX_SIZE
-from ._files.directory import cannot, reading, size_of
+from ._files.directory import reading, size_of
 from ._files.lines import Lines
 from ._files.names import SUFFIX, date_of, day_of, files_set_aside, names
 from ._files.reader import TrailReader

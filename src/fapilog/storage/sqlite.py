@@ -14,11 +14,10 @@ from ..record.errors import AuditStorageError, StoringInterruptedError
 from ..record.events import AuditEvent
 from ..record.options import require_path
 from ..record.privacy import without_frames
-from ..tasks.fork import call_in_child
 from ..tasks.groupcommit import GroupCommit
 from ..tasks.threads import in_thread
 from ._anchor import Anchor
-from ._files.directory import why_not_writable
+from ._files.access import why_not_writable
 from ._room import Room
 from ._rows import reader
 from ._rows.reader import Row, RowReader
@@ -88,7 +87,6 @@ class SQLiteStorage(RowStorage):
         # The newest record that this process knows: one that is gone later was taken away.
         self._known = EMPTY
         self._commits: GroupCommit[_Item, Seal | None] = GroupCommit(self._commit, interrupted=_INTERRUPTED)
-        call_in_child(self, SQLiteStorage._forget)
 
     def __str__(self) -> str:
         """Return the path of the file."""
@@ -117,7 +115,7 @@ class SQLiteStorage(RowStorage):
             AuditStorageError: It is not stored: the file can't be written to, its newest record is damaged or was taken
                 away, the record would be longer than `MAX_RECORD_BYTES`, or another one has the id.
         """
-        body = chain.storable(event)
+        body = chain.body_to_store(event)
         result = await self._commits.submit(_Item(event.event_id, body, values_of(event), once))
         if result is None and not once:
             raise AuditStorageError(f"cannot append to {self._path}: a record has the id of this event already")
@@ -205,10 +203,6 @@ class SQLiteStorage(RowStorage):
         self._reads.close()
         self._writer.close()
         self._known = EMPTY
-
-    def _forget(self) -> None:
-        # In a forked child.
-        self._commits = GroupCommit(self._commit, interrupted=_INTERRUPTED)
 
 
 def _unchanged(value: Any) -> Any:

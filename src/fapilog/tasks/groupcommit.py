@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 import anyio.lowlevel
 
 from ..record.errors import FapilogError
+from .fork import call_in_child
 from .loops import Loop, Waiter, is_without_loop, wake
 from .threads import Latch, started
 from .weakset import SharedWeakSet
@@ -61,7 +62,7 @@ class GroupCommit(Generic[Item, Result]):
     thread. A caller that is cancelled, or whose loop or thread ends while it waits, stops no other. When the
     interpreter exits, it waits for a commit that has begun, for two seconds at most. Where no thread can be had (a
     limit on processes is reached, or the interpreter is shutting down), the callers of a loop commit in the loop's
-    thread.
+    thread. A forked child begins with none of its parent's callers.
 
     Args:
         commit: Called with a batch, by one thread at a time; returns the results of the items, in order, or raises for
@@ -73,10 +74,16 @@ class GroupCommit(Generic[Item, Result]):
     """
 
     def __init__(self, commit: Callable[[Iterable[Item]], list[Result]], *, interrupted: Exception) -> None:
-        from queue import SimpleQueue  # noqa: PLC0415  asyncio and trio import it: `import fapilog` alone need not
-
         self._commit = commit
         self._interrupted = interrupted
+        self._begin()
+        call_in_child(self, GroupCommit._begin)
+        _all.add(self)
+
+    def _begin(self) -> None:
+        # Anew in a forked child: the callers, the locks and the thread are the parent's.
+        from queue import SimpleQueue  # noqa: PLC0415  asyncio and trio import it: `import fapilog` alone need not
+
         # Held while a commit runs. A signal handler, or a destructor, can call at any moment, also between the lock and
         # the commit: it then commits first, in the same thread.
         self._turn = threading.RLock()
@@ -93,7 +100,6 @@ class GroupCommit(Generic[Item, Result]):
         self._thread: threading.Thread | None = None
         # Between two commits the thread holds nothing but its queue, so that it does not keep this alive.
         weakref.finalize(self, self._calls.put, None).atexit = False
-        _all.add(self)
 
     @property
     def busy(self) -> bool:

@@ -68,16 +68,16 @@ class Store:
         self.name: str = name
         self.place: Place = place
         self.now: Callable[[], float] = now
+        self._commits: GroupCommit[Callable[[Queue], Any], Any] = GroupCommit(
+            partial(_commit, place), interrupted=_INTERRUPTED
+        )
         self._forget()
         call_in_child(self, Store._forget)
 
     def _forget(self) -> None:
-        # In a forked child: the parent's transactions, alerts and trail are the parent's.
+        # In a forked child: the parent's alerts and trail are the parent's.
         self.entered: bool = False
         self._reporter: Reporter | None = None
-        self._commits: GroupCommit[Callable[[Queue], Any], Any] = GroupCommit(
-            partial(_commit, self.place), interrupted=_INTERRUPTED
-        )
         # Guards the alerts that do not come from the place: any thread may bring one.
         self._lock = threading.Lock()
         # None: not known yet.

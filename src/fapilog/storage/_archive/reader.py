@@ -16,7 +16,7 @@ from ...record.chain import EMPTY, AuditChainVerificationResult, ChainError, Cha
 from .._anchor import ANCHOR, Anchor, decoded_anchor, front_pruned, says
 from .._files.compressed import LastUnpacked, first_bytes, unpacked
 from .._files.days import FIRST_BYTES, Days
-from .._files.directory import closing
+from .._files.descriptors import closing
 from .._files.effort import Effort
 from .._files.lines import Lines
 from .._files.names import SUFFIX, is_set_aside

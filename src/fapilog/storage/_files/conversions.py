@@ -11,7 +11,7 @@ import msgspec
 
 from ...record.chain import MAX_RECORD_BYTES, ChainError, ChainHead, follow, follow_events
 from ...record.formats import decoded
-from .directory import blocks
+from .descriptors import blocks
 
 __all__ = ["undone"]
 

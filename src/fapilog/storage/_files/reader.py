@@ -15,7 +15,7 @@ from ...record.events import AuditEvent
 from .._anchor import RemovedError
 from ..protocol import EventFilter
 from .days import Days, Spot
-from .directory import sync
+from .descriptors import sync
 from .effort import DECODED, Effort
 from .lines import Lines, placed_backwards
 from .needles import needles_of

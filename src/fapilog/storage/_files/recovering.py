@@ -24,8 +24,10 @@ from ...record.events import AuditEvent
 from ...record.formats import decoded
 from ...record.kinds import AuditEventType, AuditLogLevel
 from .._anchor import start_of
-from .directory import closing, open_file, reading, size_of, sync, without_writers, write_all
+from .descriptors import closing, sync, write_all
+from .directory import open_file, reading, size_of
 from .lines import Lines, PlacedError, lines_of, placed
+from .lock import without_writers
 from .names import names
 from .torn import Torn
 

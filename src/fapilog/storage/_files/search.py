@@ -128,7 +128,7 @@ class Search:
             else:
                 searchers.end(searcher)
         if searcher.is_ours is False and not self._is_stopped:
-            searchers.is_possible = False
+            searchers.rule_out()
         if isinstance(answer, str):
             raise AuditStorageError(answer)
         return answer

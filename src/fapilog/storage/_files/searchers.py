@@ -110,12 +110,20 @@ class Searchers:
 
     def __init__(self) -> None:
         self.turns: SimpleQueue[None] = _turns()
-        # Until the program that is started turns out not to be Python.
-        self.is_possible: bool = _is_python(sys.executable)
+        self._is_possible: bool = _is_python(sys.executable)
         self._started: set[Searcher] = set()
         # Each with the timer that ends it.
         self._idle: dict[Searcher, threading.Timer] = {}
         call_in_child(self, Searchers._forget)
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether a process can be started, as far as is known."""
+        return self._is_possible
+
+    def rule_out(self) -> None:
+        """Start none from now on: the program turned out not to be Python."""
+        self._is_possible = False
 
     def taken(self) -> Searcher:
         """Return a process that waits for a question, or start one; raise OSError if it can't be."""

@@ -26,7 +26,9 @@ import msgspec
 
 from ...record.chain import ChainError
 from ..protocol import EventFilter
-from .directory import allow_as, close, closing, newest_file, open_file, write_all
+from .access import allow_as
+from .descriptors import close, closing, write_all
+from .directory import newest_file, open_file
 from .lines import Lines, split
 from .names import SUFFIX
 

@@ -9,7 +9,9 @@ from typing import Final, NamedTuple
 
 from ...record.chain import ChainHead
 from ...tasks.strangers import Log
-from .directory import Access, closing, open_file, reading, sync, sync_directory, write_all
+from .access import Access
+from .descriptors import closing, sync, write_all
+from .directory import open_file, reading, sync_directory
 from .lines import Lines
 
 __all__ = ["Torn"]

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-from .directory import closing, open_file, sync
+from .descriptors import closing, sync
+from .directory import open_file
 
 __all__ = ["Unsynced"]
 

@@ -15,23 +15,12 @@ from ...record import chain
 from ...record.chain import EMPTY, ChainError, ChainHead, Seal
 from ...record.errors import AuditStorageError
 from ..copying import elsewhere
-from .directory import (
-    OWNER,
-    Access,
-    cannot,
-    close,
-    identity,
-    lock,
-    make_directory,
-    open_to_append,
-    require_number,
-    size_of,
-    sync,
-    sync_directory,
-    write_until_error,
-)
+from .access import OWNER, Access, cannot, require_number
+from .descriptors import close, sync, write_until_error
+from .directory import identity, make_directory, open_to_append, size_of, sync_directory
 from .end import TAIL_BYTES, End, Listing, Today, Where, behind_seal, check_newest, utc_now, where_to_check
 from .lines import Lines
+from .lock import lock
 from .names import day_after
 from .recent import Once, RecentIds
 from .reserving import Reserving

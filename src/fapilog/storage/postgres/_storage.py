@@ -123,7 +123,7 @@ class PostgresStorage(RowStorage):
                 answer to its commit was lost, and the server did not come back in time, the message says that the
                 event may be stored.
         """
-        body = chain.storable(event)
+        body = chain.body_to_store(event)
         result = await self._commits.submit(Item(key_of(event.event_id), body, keys_of(event), once, alerts))
         if result is None and not once:
             raise AuditStorageError(f"cannot append to {self}: a record has the id of this event already")
@@ -206,7 +206,6 @@ class PostgresStorage(RowStorage):
         # In a forked child.
         self._reads.abandon()
         self._writer.abandon()
-        self._commits = GroupCommit(self._commit, interrupted=_INTERRUPTED)
 
 
 def _why_not_writable(connection: Connection) -> str | None:

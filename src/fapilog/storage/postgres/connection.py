@@ -82,10 +82,14 @@ SELECT set_config('lock_timeout', {patience}, true),
 class Connection(psycopg.Connection[_Row]):
     """A connection that gives up a wait at a time that is set before every call, and may be set during it."""
 
-    give_up_at: float = math.inf
+    _gives_up_at: float = math.inf
+
+    def give_up_at(self, moment: float) -> None:
+        """Wait for the server no longer than until *moment* of the monotonic clock; any thread may call it."""
+        self._gives_up_at = moment
 
     def wait(self, gen: Generator[Any, Any, T], *args: Any, **kwargs: Any) -> T:
-        """Do as psycopg does, until `give_up_at`."""
+        """Do as psycopg does, until it is time to give up."""
         try:
             return super().wait(self._in_time(gen), *args, **kwargs)
         except (ValueError, psycopg.ProgrammingError) as error:
@@ -104,26 +108,26 @@ class Connection(psycopg.Connection[_Row]):
                 return result
             # Ten times a second psycopg goes on with nothing that is ready.
             ready = yield wanted
-            if not ready and time.monotonic() > self.give_up_at:
+            if not ready and time.monotonic() > self._gives_up_at:
                 raise psycopg.OperationalError("no answer in time")
 
     def beginning(self) -> sql.Composed:
         """
-        Return the SQL that begins a transaction: it gives up on locks a little before `give_up_at`.
+        Return the SQL that begins a transaction: it gives up on locks a little before the connection does.
 
         The server gives up on this process if that stands still. A role may have asked for commits that return before
         they are on the disk; one that asks for more, as of standbys, has it:
         https://www.postgresql.org/docs/current/runtime-config-wal.html#GUC-SYNCHRONOUS-COMMIT
         """
         # A little less than is left, so that the server says why, before this process gives up.
-        patience = _patience(0.9 * (self.give_up_at - time.monotonic()))
+        patience = _patience(0.9 * (self._gives_up_at - time.monotonic()))
         parts = {"patience": patience, "left_alone": f"{_LEFT_ALONE}s"}
         return sql.SQL(_BEGIN).format(**{name: sql.Literal(part) for name, part in parts.items()})
 
     def wait_for_locks(self, seconds: float) -> None:
         """Wait for locks no longer than *seconds* in this transaction, and for the server as long as it works."""
         self.execute("SELECT set_config('lock_timeout', %s, true)", [_patience(seconds)])
-        self.give_up_at = math.inf
+        self.give_up_at(math.inf)
 
     def __del__(self, *_: object) -> None:
         """Warn of nothing: the link closes it, or the end of the process does."""
@@ -192,7 +196,7 @@ class Server(Uncopied):
             "connect_timeout": str(max(2, min(share, given) if given > 0 else share)),
         }
         connection = Connection.connect(make_conninfo(**parameters), autocommit=True, prepare_threshold=None)
-        connection.give_up_at = time.monotonic() + timeout
+        connection.give_up_at(time.monotonic() + timeout)
         return connection
 
     def _read(self) -> dict[str, Any]:
@@ -341,10 +345,10 @@ class Link:
             self._closes = weakref.finalize(self, _close, connection)
             # The end of the process closes it; a thread may be in a call of it.
             self._closes.atexit = False
-            connection.give_up_at = give_up_at
+            connection.give_up_at(give_up_at)
             self._check(connection)
             self._problem = None
-        self._connection.give_up_at = give_up_at
+        self._connection.give_up_at(give_up_at)
         return self._connection
 
     def _close(self) -> None:

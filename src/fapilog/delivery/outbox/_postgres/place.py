@@ -129,7 +129,7 @@ class Listener:
         connection = self._connection
         if connection is not None:
             # It looks at this ten times a second.
-            connection.give_up_at = 0.0
+            connection.give_up_at(0.0)
 
     def _abandon(self) -> None:
         # In a forked child, which has no such thread.
@@ -156,7 +156,7 @@ class Listener:
             pause = min(2 * pause, _PAUSES[1])
 
     def _listen(self, connection: Connection) -> None:
-        connection.give_up_at = float("inf")
+        connection.give_up_at(float("inf"))
         while not self._stopped.is_set():
             # Also when it begins: there may have been something before.
             self._heard()
