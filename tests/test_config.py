@@ -424,6 +424,23 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
         AuditTrail.from_toml(tmp_path / "none.toml")
 
 
+def test_hundreds_of_tables_in_each_other_are_refused_with_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A configuration that is too deep to be read is an error in it, in a mapping, a file and the environment."""
+    deep: dict[str, Any] = {"type": "console"}
+    for _ in range(2000):
+        deep = {"type": "retry", "inner": deep}
+    with pytest.raises(ConfigError, match=r"^AUDIT: expected at most 32 wrappers inside of each other; got hundreds "):
+        options_from_config({"dispatcher": deep}, where="AUDIT")
+    (tmp_path / "deep.toml").write_text(f"[tool.fapilog]\npath = {'[' * 9000}{']' * 9000}")
+    with pytest.raises(ConfigError, match=r"deep\.toml: expected at most 32 "):
+        AuditTrail.from_toml(tmp_path / "deep.toml")
+    environment(monkeypatch, ALERT_BUFFER="[" * 100_000)
+    with pytest.raises(ConfigError, match=r"^FAPILOG_ALERT_BUFFER: expected a whole number; got text$"):
+        options_from_env()
+
+
 # -- the environment
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import re
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -453,6 +454,17 @@ async def _letters() -> AsyncIterator[str]:
 
 def _numbers() -> Iterator[int]:
     yield 1
+
+
+@pytest.mark.parametrize("enter", [audit_context, bind_audit_context])
+@pytest.mark.parametrize(("given", "kind"), [(print, "a builtin_function_or_method"), ({"user_id": "alice"}, "a dict")])
+def test_a_value_without_a_name_is_refused_with_words(enter: Any, given: Any, kind: str) -> None:
+    """A decorator without parentheses, and a mapping without `**`, are told what they should be."""
+    words = (
+        f'{enter.__name__}: expected values by name, as in {enter.__name__}(user_id="alice"); got {kind} without a name'
+    )
+    with pytest.raises(TypeError, match=re.escape(words)):
+        enter(given)
 
 
 @pytest.mark.parametrize("function", [_letters, _numbers, dict, 1])

@@ -21,12 +21,12 @@ from contextlib import AbstractContextManager
 from contextvars import Context, ContextVar, copy_context
 from inspect import iscoroutine
 from types import TracebackType
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, Never, TypeVar, cast
 
 from ._typos import look_for_typos
 from .record.containers import as_dict
 from .record.options import is_async, require_decorated
-from .record.values import given_text, unreadable
+from .record.values import given_text, kind_of, unreadable
 from .tasks.strangers import Log, answer, tamed
 
 __all__ = [
@@ -65,7 +65,7 @@ _PAIRS: Final = (frozenset({"actor", "user_id"}), frozenset({"trace_id", "span_i
 _PAIRED: Final = frozenset().union(*_PAIRS)
 
 
-def audit_context(**values: Any) -> AuditContext:
+def audit_context(*_unnamed: Never, **values: Any) -> AuditContext:
     """
     Fill in every event that is logged inside of the block with *values*.
 
@@ -90,12 +90,15 @@ def audit_context(**values: Any) -> AuditContext:
     Returns:
         A context manager for ``with``, in asynchronous code too, and a decorator for functions, asynchronous or not. It
         can be entered again.
+
+    Raises:
+        TypeError: A value has no name, as the function under a decorator without parentheses.
     """
-    look_for_typos(values, _NAMES)
+    _check_names("audit_context", _unnamed, values)
     return AuditContext(values)
 
 
-def bind_audit_context(**values: Any) -> None:
+def bind_audit_context(*_unnamed: Never, **values: Any) -> None:
     """
     Add *values* until the end of the `audit_context` around this code, or of the request that a middleware handles.
 
@@ -104,10 +107,20 @@ def bind_audit_context(**values: Any) -> None:
 
     Args:
         **values: As for `audit_context`.
+
+    Raises:
+        TypeError: A value has no name.
     """
-    look_for_typos(values, _NAMES)
+    _check_names("bind_audit_context", _unnamed, values)
     block, outer = _innermost()
     _blocks.set((*_blocks.get()[:-1], (block, _within(outer, values))))
+
+
+def _check_names(function: str, unnamed: tuple[object, ...], values: dict[str, Any]) -> None:
+    if unnamed:
+        words = f'expected values by name, as in {function}(user_id="alice")'
+        raise TypeError(f"{function}: {words}; got {kind_of(unnamed[0])} without a name")
+    look_for_typos(values, _NAMES)
 
 
 def current_audit_context() -> dict[str, Any]:

@@ -19,6 +19,7 @@ from fapilog import (
     AuditEventType,
     AuditOutcome,
     AuditTrail,
+    MemoryStorage,
     NoopAlertDispatcher,
     audit_context,
     bind_audit_context,
@@ -528,6 +529,10 @@ def test_the_settings_are_checked(tmp_path: Path) -> None:
         ({"dispatcher": "clinic.alerts.pager"}, "AUDIT.dispatcher: clinic.alerts.pager can't be imported: No module"),
         ({"dispatcher": {"type": "slack", "webhook_url": "https://s3cret"}}, "AUDIT.dispatcher.webhook_url: expected"),
         ({"dispatcher": "pager"}, "AUDIT.dispatcher: expected"),
+        ({"dispatcher": "os.path.join"}, "AUDIT.dispatcher: os.path.join can't be called: join() missing 1 required"),
+        ({"storage": "django.http.HttpResponse"}, 'AUDIT.storage: expected a table with a "type"; got a HttpResponse'),
+        ({"storage": {"type": "sqlit"}}, "AUDIT.storage.type: expected one of postgres, sqlite; got 'sqlit'; did you"),
+        ({"storage": MemoryStorage()}, "AUDIT.storage: expected a storage or a path; got both"),
     ):
         [said] = found(**good, **options)
         assert said.startswith(words)
@@ -541,6 +546,17 @@ def test_the_settings_are_checked(tmp_path: Path) -> None:
         with testing.override_settings(MIDDLEWARE=names):
             [warning] = apps.check_settings()
         assert warning.hint == "Add 'fapilog.integrations.django.AuditMiddleware' to MIDDLEWARE."
+
+
+def test_the_storage_may_be_a_table(tmp_path: Path) -> None:
+    """The storage is configured as everywhere, and may be one of the site's own."""
+    table = {"type": "sqlite", "path": tmp_path / "audit.db"}
+    for storage in (table, MemoryStorage(), "fapilog.MemoryStorage"):
+        with testing.override_settings(AUDIT={"storage": storage}):
+            assert apps.check_settings() == []
+            ours.trail.sync.log_admin_action("restart")
+            assert len(ours.trail.sync.get_events()) == 1
+    assert (tmp_path / "audit.db").exists()
 
 
 def test_a_server_does_not_start_with_wrong_settings(tmp_path: Path) -> None:

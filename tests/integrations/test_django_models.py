@@ -351,6 +351,17 @@ def test_the_parts_of_a_composite_key_are_in_the_target_and_the_secret_ones_mask
         assert str(found) == "django_site.door/north,********,********"
 
 
+def test_the_target_of_no_saved_object_is_refused_with_words() -> None:
+    """An event about an object without a key would be found with no object; so is one about a class."""
+    with pytest.raises(
+        ValueError, match=r"^instance: expected a saved django_site\.Patient; got one without a primary k"
+    ):
+        ours.target_of(models.Patient(name="Ann"))
+    for wrong, kind in ((models.Patient, "the class Patient"), ("patient/1", "a str")):
+        with pytest.raises(TypeError, match=rf"^instance: expected an object of a model; got {kind}$"):
+            ours.target_of(wrong)
+
+
 def test_events_of_your_own_have_the_same_target(trail: AuditTrail, patient: Any) -> None:
     """What is logged about an object by hand is found together with its changes."""
     trail.sync.log_data_access(ours.target_of(patient), "read")

@@ -58,7 +58,7 @@ def with_login(trail: AuditTrail) -> flask.Flask:
 
     def view(name: str) -> str:
         if name == "in":
-            login.login_user(User())
+            login.login_user(User(), remember=True)
         elif name == "read":
             trail.sync.log_data_access("patient/42", "read")
         else:
@@ -83,6 +83,19 @@ def test_signing_in_and_out_is_recorded(with_login: flask.Flask, trail: AuditTra
         ("session_ended", "sign out", "7"),
         ("data_access", "read", None),
     ]
+
+
+def test_a_session_that_begins_by_the_remember_cookie_is_a_sign_in(with_login: flask.Flask, trail: AuditTrail) -> None:
+    """A user who comes back without a session signs in by the cookie, once, also where an event asks for the user."""
+    client = with_login.test_client()
+    client.get("/in")
+    client.delete_cookie("session")
+    client.get("/read")
+    client.get("/read")
+    _, read, remembered, again = stored(trail)
+    assert in_short(remembered) == ("authentication_succeeded", "remember cookie", "7")
+    assert (remembered.request_id, remembered.client_ip) == (read.request_id, "127.0.0.1")
+    assert in_short(again) == ("data_access", "read", "7")
 
 
 def test_the_user_of_a_stream_is_known(with_login: flask.Flask, trail: AuditTrail) -> None:

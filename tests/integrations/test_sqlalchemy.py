@@ -199,6 +199,9 @@ def test_keys_and_classes_make_the_target(trail: AuditTrail, factory: Any) -> No
         assert (str(target_of(doctor)), str(target_of(shift))) == ("user_account/1", "shift/monday,3")
         with pytest.raises(ValueError, match="flushed"):
             target_of(Doctor())
+        for wrong, kind in ((Doctor, "the class Doctor"), ("user_account/1", "a str")):
+            with pytest.raises(TypeError, match=f"^instance: expected an object of a mapped class; got {kind}$"):
+                target_of(wrong)
     events = in_short(trail)
     assert ("create", "shift/monday,2", {}) in events
     assert ("update", "user_account/1", {"pager": ["1", "2"]}) in events

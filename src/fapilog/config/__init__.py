@@ -45,6 +45,8 @@ _STORED: Final = frozenset({"replica", "storage"})
 _TABLES: Final = ("policy", *sorted(_STORED))
 # The value of FAPILOG_OUTBOX that is no path.
 _IN_POSTGRES: Final = "postgres"
+# A wrapper refuses to be the 33rd around others; hundreds of tables are too many to be read at all.
+_TOO_DEEP: Final = "expected at most 32 wrappers inside of each other; got hundreds of tables or lists"
 # A comma may be part of such an address.
 _COMMAS_STAY: Final = {"apprise"}
 
@@ -78,6 +80,13 @@ def options_from_config(config: Mapping[str, Any], *, where: str = "") -> dict[s
         TypeError: It is no mapping.
     """
     require_mapping("config", config, expected="a mapping")
+    try:
+        return _options(config, where)
+    except RecursionError:
+        raise ConfigError([f"{where or 'config'}: {_TOO_DEEP}"]) from None
+
+
+def _options(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     given = dict(config)
     named = given.pop("dispatchers", {})
     at_names = _dotted(where, "dispatchers")
@@ -112,6 +121,8 @@ def options_from_toml(path: Path | str) -> dict[str, Any]:
         problem = str(error)
     except UnicodeDecodeError:
         problem = "expected UTF-8"
+    except RecursionError:
+        problem = _TOO_DEEP
     if problem is not None:
         raise ConfigError([f"{file}: {problem}"])
     tool = content.get("tool")
@@ -260,7 +271,7 @@ def _read(option: Accepted | None, variable: str, *, commas: bool) -> Any:
         return text
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

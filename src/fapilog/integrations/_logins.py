@@ -59,6 +59,7 @@ class Logins:
                 "user_logged_in": self._logged_in,
                 "user_logged_out": self._logged_out,
                 "user_login_confirmed": self._login_confirmed,
+                "user_loaded_from_cookie": self._remembered,
             },
             "flask_security.signals": {
                 "user_authenticated": self._authenticated,
@@ -106,6 +107,11 @@ class Logins:
 
     def _login_confirmed(self, _app: Any, **_: object) -> None:
         self._trail.sync.log_authentication(success=True, method="confirm sign-in")
+
+    def _remembered(self, _app: Any, *, user: Any = None, **_: object) -> None:
+        # The user may be loaded because an event asks for it. Such code has no context; the end of the request has.
+        log = partial(self._trail.sync.log_authentication, success=True, user_id=_id_of(user), method="remember cookie")
+        import_module("flask").after_this_request(partial(_then, _logged(log)))
 
     # -- of Flask-Security
 
@@ -159,21 +165,28 @@ def _id_of(user: Any) -> Any:
 def _contained(receive: _Receiver) -> _Receiver:
     """Return a receiver that raises nothing into the code that signals: an error is logged, by its type."""
 
-    def call(app: Any, **given: Any) -> None:
+    def call_or_wait(app: Any, **given: Any) -> None:
+        call = _logged(partial(receive, app, **given))
+        if _is_new(given.get("user")):
+            import_module("flask").after_this_request(partial(_then, call))
+        else:
+            call()
+
+    return call_or_wait
+
+
+def _logged(record: Callable[[], object]) -> Callable[[], None]:
+    """Return *record*, whose errors are logged."""
+
+    def call() -> None:
         try:
-            receive(app, **given)
+            record()
         except BaseException as error:
             if is_interrupt(error):
                 raise
             _log.error("a signal of the application is not recorded: %s", type(tamed(error)).__qualname__)
 
-    def call_or_wait(app: Any, **given: Any) -> None:
-        if _is_new(given.get("user")):
-            import_module("flask").after_this_request(partial(_then, partial(call, app, **given)))
-        else:
-            call(app, **given)
-
-    return call_or_wait
+    return call
 
 
 def _is_new(user: Any) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, TypeVar, Unpack, overload
 
 from django.apps import apps
 from django.db import transaction
+from django.db.models import Model
 from django.db.models.signals import class_prepared, m2m_changed, post_delete, post_save, pre_delete, pre_save
 
 from ...context import settled_context
@@ -16,6 +17,7 @@ from ...record.freezing import frozen_mapping
 from ...record.intake import CommonFields
 from ...record.options import several
 from ...record.parties import Target
+from ...record.values import kind_of
 from ...tasks.strangers import Log, is_interrupt
 from .._rowchanges import Changes, RowChange, key_part, masked, require_fields
 from ._settings import record, trail
@@ -122,7 +124,15 @@ def target_of(instance: Any) -> Target:
 
     Args:
         instance: The object, which is saved.
+
+    Raises:
+        TypeError: It is no object of a model.
+        ValueError: It has no primary key: it was never saved, or is deleted.
     """
+    if not isinstance(instance, Model):
+        raise TypeError(f"instance: expected an object of a model; got {kind_of(instance)}")
+    if instance.pk is None:
+        raise ValueError(f"instance: expected a saved {instance._meta.label}; got one without a primary key")
     model = instance._meta.concrete_model._meta
     how = _models.get(type(instance))
     masks = how.mask | how.exclude if how is not None else ()

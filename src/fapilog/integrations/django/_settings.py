@@ -39,6 +39,7 @@ _log: Final = Log("fapilog")
 _NAMES: Final = {"storage_path": "path", "alert_dispatcher": "dispatcher"}
 _OF_REQUEST: Final = ("trusted_proxies", "proxy_header", "request_id_header", "user_id", "log_requests")
 _IMPORTED: Final = frozenset({"user_id", "log_requests"})
+_MADE_HERE: Final = frozenset({"dispatcher", "storage"})
 _KNOWN: Final = (*(_NAMES.get(name, name) for name in signature(AuditTrail).parameters), "dispatchers", *_OF_REQUEST)
 
 
@@ -113,9 +114,9 @@ def of_request() -> OfRequest:
         ImproperlyConfigured: AUDIT does not say it rightly.
     """
     options: dict[str, Any] = {name: value for name, value in _given().items() if name in _OF_REQUEST}
+    for name in _IMPORTED.intersection(options):
+        options[name] = _imported(name, options[name])
     try:
-        for name in _IMPORTED.intersection(options):
-            options[name] = _imported(name, options[name])
         return OfRequest(trail=trail, **options)
     except (TypeError, ValueError) as error:
         raise ImproperlyConfigured(f"AUDIT.{error}") from error
@@ -142,19 +143,12 @@ def trail_options() -> dict[str, Any]:
     if found := _misfits(given):
         raise ImproperlyConfigured("\n".join(found))
     config = {name: value for name, value in given.items() if name not in _OF_REQUEST}
+    for name in _MADE_HERE.intersection(config):
+        config[name] = _made(name, config[name])
     try:
-        made = {name: _made(name, config.pop(name)) for name in ("dispatcher", "storage") if _is_ours(name, config)}
-        if "dispatcher" in made:
-            config["dispatcher"] = made.pop("dispatcher")
-        return {**options_from_config(config, where="AUDIT"), **made}
+        return options_from_config(config, where="AUDIT")
     except (TypeError, ValueError) as error:
         raise ImproperlyConfigured(str(error)) from error
-
-
-def _is_ours(name: str, config: Mapping[str, Any]) -> bool:
-    """Whether a value is a dotted path, or a storage, which no configuration has; a name without a dot is a name."""
-    value = config.get(name)
-    return value is not None and (name == "storage" or (isinstance(value, str) and "." in value))
 
 
 def _imported(name: str, value: Any) -> Any:
@@ -163,7 +157,7 @@ def _imported(name: str, value: Any) -> Any:
         return value
     if "." not in value:
         words = f"expected an object, or its dotted path such as 'shop.audit.{name}'"
-        raise TypeError(f"{name}: {words}; got {value[:100]!r}")
+        raise ImproperlyConfigured(f"AUDIT.{name}: {words}; got {value[:100]!r}")
     try:
         return import_string(value)
     except ImportError as error:
@@ -171,10 +165,18 @@ def _imported(name: str, value: Any) -> Any:
 
 
 def _made(name: str, value: Any) -> Any:
-    """Return *value*, or the result of calling it if it is a class or a function, or the dotted path of one."""
+    """Return *value*; of a dotted path its object, or the result of calling that if it is a class or a function."""
+    # One of the dispatchers may be meant by its name, which has no dot.
+    if not isinstance(value, str) or (name == "dispatcher" and "." not in value):
+        return value
     found = _imported(name, value)
-    is_ready = hasattr(found, "send_alert") or hasattr(found, "append")
-    return found() if isinstance(found, type) or (callable(found) and not is_ready) else found
+    is_one = hasattr(found, "send_alert") or hasattr(found, "append") or not callable(found)
+    if is_one and not isinstance(found, type):
+        return found
+    try:
+        return found()
+    except TypeError as error:
+        raise ImproperlyConfigured(f"AUDIT.{name}: {value} can't be called: {error}") from error
 
 
 class _TrailOfSettings(AuditTrail):

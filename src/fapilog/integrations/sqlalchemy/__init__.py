@@ -15,7 +15,7 @@ from ..._extras import needs
 with needs("sqlalchemy"):
     from sqlalchemy import event, inspect
     from sqlalchemy.exc import NoInspectionAvailable
-    from sqlalchemy.orm import Mapper, QueryableAttribute, Session, scoped_session, sessionmaker
+    from sqlalchemy.orm import InstanceState, Mapper, QueryableAttribute, Session, scoped_session, sessionmaker
 
 from ...core.audit import AuditTrail
 from ...record.intake import CommonFields
@@ -129,8 +129,14 @@ def target_of(instance: object) -> Target:
 
     Args:
         instance: The object, which is flushed.
+
+    Raises:
+        TypeError: It is no object of a mapped class.
+        ValueError: It is not flushed.
     """
-    state: State = inspect(instance, raiseerr=True)
+    state: State | None = inspect(instance, raiseerr=False)
+    if not isinstance(state, InstanceState):
+        raise TypeError(f"instance: expected an object of a mapped class; got {kind_of(instance)}")
     return target_at(key_of(state))
 
 
