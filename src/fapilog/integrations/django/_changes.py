@@ -129,11 +129,12 @@ def target_of(instance: Any) -> Target:
         TypeError: It is no object of a model.
         ValueError: It has no primary key: it was never saved, or is deleted.
     """
+    meta: Any = getattr(instance, "_meta", None)
     if not isinstance(instance, Model):
         raise TypeError(f"instance: expected an object of a model; got {kind_of(instance)}")
     if instance.pk is None:
-        raise ValueError(f"instance: expected a saved {instance._meta.label}; got one without a primary key")
-    model = instance._meta.concrete_model._meta
+        raise ValueError(f"instance: expected a saved {meta.label}; got one without a primary key")
+    model = meta.concrete_model._meta
     how = _models.get(type(instance))
     masks = how.mask | how.exclude if how is not None else ()
     # A composite key has several fields, and a name of its own.
