@@ -436,6 +436,7 @@ UNUSABLE = [
     ("SSL_CERT_FILE", os.devnull, "no certificates can be read; see SSL_CERT_FILE=/dev/null"),
     ("HTTPS_PROXY", "gopher://user:s3cr3t@proxy:70", "the proxy of the environment can't be used; check HTTPS_PROXY"),
     ("ALL_PROXY", "socks9://user:s3cr3t@proxy:1080", "the proxy of the environment can't be used; check HTTPS_PROXY"),
+    ("HTTPS_PROXY", "http://user:s3cr3t/@proxy:3128", "the proxy of the environment can't be used; check HTTPS_PROXY"),
 ]
 
 
@@ -511,6 +512,23 @@ async def test_what_stays_on_this_machine_uses_no_proxy(proxy: Origin, origin: O
         await vendor.poster.close()
     assert len(origin.requests) >= len(urls) - 1
     assert [request.path for request in proxy.requests] == ["http://pager.example.com/x"]
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize(
+    ("excepted", "host"),
+    [("example.com, 0.0.0.0", "0.0.0.0"), ("*", "0.0.0.0"), ("::", "[::]"), ("[::]", "[::]")],  # noqa: S104  this machine
+)
+async def test_an_exception_from_the_proxy(
+    proxy: Origin, origin: Origin, monkeypatch: pytest.MonkeyPatch, excepted: str, host: str
+) -> None:
+    """A host that NO_PROXY names is reached without the proxy, and any other host by it."""
+    url = f"http://{host}:{origin.base_url.rpartition(':')[2]}/x"
+    await Vendor().poster.post_once(Request(url, {}, b"{}"))
+    assert [request.path[-2:] for request in proxy.requests] == ["/x"]
+    monkeypatch.setenv("no_proxy", excepted)
+    await Vendor().poster.post_once(Request(url, {}, b"{}"))
+    assert len(proxy.requests) == 1
 
 
 @pytest.mark.parametrize("other", ["asyncio", "trio"])

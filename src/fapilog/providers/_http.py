@@ -33,7 +33,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import AsyncIterator, Callable, Container, Mapping
-from contextlib import AsyncExitStack, nullcontext
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from typing import Final, NamedTuple
 
 import anyio
@@ -51,7 +51,7 @@ from ..tasks.loops import Loop
 from ..tasks.strangers import Log
 from ._answers import MOST_READ, Answer, FilteredError, Judge, PayloadRefusedError, by_proxy, by_status, unpacked
 from ._causes import cause_of, waited_for
-from ._clients import certificates_for, client_for, given_client
+from ._connections import Connections, GivenClient, RawHeaders
 from ._muting import mute, muted
 from ._secret import Secret, SecretSource, is_loopback
 
@@ -94,16 +94,16 @@ class Request(NamedTuple):
 
 class _Kept:
     """
-    The clients that are kept from one alert to the next.
+    The connections that are kept from one alert to the next.
 
     Attributes:
+        connections: The connections.
         opened: How often they were opened, and not closed.
-        clients: By whether they are for this machine.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, connections: Connections) -> None:
+        self.connections = connections
         self.opened = 0
-        self.clients: dict[bool, httpx2.AsyncClient] = {}
 
 
 class Poster:
@@ -146,7 +146,7 @@ class Poster:
         self._judge = judge
         require_kind_or_none("client", client, httpx2.AsyncClient, expected="an AsyncClient of httpx2")
         self._timeout = require("timeout", timeout, above=0)
-        self._client = client
+        self._client = None if client is None else GivenClient(name, client)
         self._allow_http = require_bool("allow_http", allow_http)
         self._repeatable = repeatable
         self._enough = enough
@@ -167,13 +167,11 @@ class Poster:
         # Those of a loop that has ended without a `close` are of no use any more.
         for loop in [each for each in self._kept.copy() if each.is_closed]:
             self._kept.pop(loop, None)
-        kept = self._kept.setdefault(Loop.current(), _Kept())
-        if not kept.clients:
-            certificates = await certificates_for(self._name)
-            kept.clients = kept.clients or {
-                near: client_for(self._name, certificates, near=near) for near in (False, True)
-            }
-        kept.opened += 1
+        here = Loop.current()
+        if here not in self._kept:
+            made = await Connections.new(self._name)
+            self._kept.setdefault(here, _Kept(made))
+        self._kept[here].opened += 1
 
     async def close(self) -> None:
         """Close the connections of this event loop, unless `open` was called more often than this."""
@@ -183,9 +181,7 @@ class Poster:
         kept.opened -= 1
         if not kept.opened:
             del self._kept[Loop.current()]
-            async with AsyncExitStack() as closing:
-                for client in kept.clients.values():
-                    closing.push_async_callback(client.aclose)
+            await kept.connections.aclose()
 
     def address(
         self, source: SecretSource, name: str, *, check: Callable[[str], str | None] = lambda _: None
@@ -286,10 +282,8 @@ class Poster:
         with muted(), anyio.move_on_after(self._timeout):
             try:
                 url, is_near = self._parsed(request.url)
-                borrowed = self._open_client(near=is_near)
-                async with nullcontext(borrowed) if borrowed else await self._new_client(near=is_near) as client:
-                    sent = _built(client, url, request, stream)
-                    response = await client.send(sent, stream=True, follow_redirects=False)
+                async with await self._connections() as connections:
+                    response = await connections.send(url, _headers(request), stream, near=is_near)
                     try:
                         # To the end, within the time: a generator of httpx2 that is left early warns on trio.
                         async for part in response.aiter_raw():
@@ -316,14 +310,11 @@ class Poster:
             return self._unknown(f"sent, but there was no answer ({failed})")
         return TransientDeliveryError(f"{self._name}: no connection ({failed})")
 
-    async def _new_client(self, *, near: bool) -> httpx2.AsyncClient:
-        return client_for(self._name, await certificates_for(self._name), near=near)
-
-    def _open_client(self, *, near: bool) -> httpx2.AsyncClient | None:
-        if self._client is None:
-            kept = self._kept.get(Loop.current())
-            return None if kept is None else kept.clients.get(near)
-        return given_client(self._name, self._client)
+    async def _connections(self) -> AbstractAsyncContextManager[Connections | GivenClient]:
+        """Return the connections to post by, which are closed then unless they are kept, or given."""
+        kept = self._kept.get(Loop.current())
+        kept_or_given = self._client if kept is None else kept.connections
+        return aclosing(await Connections.new(self._name)) if kept_or_given is None else nullcontext(kept_or_given)
 
     def _parsed(self, address: str) -> tuple[httpx2.URL, bool]:
         """Return the URL, and whether it is this machine's."""
@@ -335,25 +326,13 @@ class Poster:
         return known[1:]
 
 
-def _built(client: httpx2.AsyncClient, url: httpx2.URL, request: Request, stream: _Content) -> httpx2.Request:
-    """Return the request as ``client.build_request`` does, which takes three times as long to merge headers."""
-    headers = [
+def _headers(request: Request) -> RawHeaders:
+    return [
         *((name.encode("ascii"), value.encode("ascii")) for name, value in request.headers.items()),
         (b"content-length", b"%d" % len(request.content)),
         # Not packed, please; some pack all the same.
         (b"accept-encoding", b"identity"),
     ]
-    ours = {name.lower() for name, _ in headers}
-    return httpx2.Request(
-        "POST",
-        url,
-        params=client.params or None,
-        headers=[*((name, value) for name, value in client.headers.raw if name.lower() not in ours), *headers],
-        cookies=client.cookies,
-        content=stream,
-        # The caller has one limit for all.
-        extensions={"timeout": httpx2.Timeout(None).as_dict()},
-    )
 
 
 def _for_good(refusal: PayloadRefusedError | FilteredError, words: str) -> DeliveryError:
