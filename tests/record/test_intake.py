@@ -6,7 +6,7 @@ import os
 import sqlite3
 import sys
 import threading
-from collections import ChainMap, OrderedDict, UserDict, defaultdict, deque
+from collections import ChainMap, OrderedDict, UserDict, UserString, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -14,6 +14,7 @@ from hashlib import sha256
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple
 from uuid import UUID
+from xml.etree import ElementTree as ET
 
 import msgspec
 import pytest
@@ -581,6 +582,23 @@ def test_nothing_is_lost(value: object, stored: object) -> None:
     assert kept(value) == stored
 
 
+@pytest.mark.parametrize("given", ["<a>text</a>", '<a x="1">text<b/></a>'])
+def test_an_element_of_xml_is_no_mapping(given: str) -> None:
+    """An object that has names for a part of it alone is stored as any other one, and not as that part."""
+    element = ET.fromstring(given)  # noqa: S314
+    assert kept(element) == repr(element)
+    assert made(metadata=element).metadata == {"metadata": repr(element)}
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"), [([1, {"a": 2}], [1, {"a": 2}]), ({3}, [3]), (Point(1, ()), {"x": 1, "headers": []}), (7, 7)]
+)
+def test_metadata_that_is_no_mapping_is_a_value(given: Any, stored: object) -> None:
+    """Metadata that is no mapping is stored under its own name, as any value is."""
+    assert made(metadata=given).metadata == {"metadata": stored}
+    assert made(metadata=given, extra=1).metadata == {"metadata": stored, "extra": 1}
+
+
 def test_a_field_that_raises_is_one_field() -> None:
     """Of an object with a field that can't be read, the others are stored."""
 
@@ -606,6 +624,8 @@ def test_a_field_that_raises_is_one_field() -> None:
         (b"pci", ("b'pci'",)),
         (5, ("5",)),
         (AuditLogLevel.INFO, ("info",)),
+        (UserString("pci"), ("pci",)),
+        (bytearray(b"pci"), ("bytearray(b'pci')",)),
     ],
 )
 def test_tags(given: object, stored: tuple[str, ...]) -> None:

@@ -707,6 +707,21 @@ async def test_an_incomplete_record_is_archived_with_its_day(directory: Path, tm
 
 
 @pytest.mark.one_backend
+async def test_a_removal_says_all_but_the_names_for_which_there_is_no_room(directory: Path) -> None:
+    """Where crashes left more incomplete records than a record can name, it lacks some of their names and no more."""
+    for number in range(2000):
+        (directory / f"{day_file(40)}.torn-{number}-{number:016x}").touch()
+    trail = trail_in(directory, max_record_bytes=65_536)
+    await trail.apply_retention()
+    [event] = await trail.get_events(event_type="retention_policy_applied")
+    said = event.metadata["fapilog.retention"]
+    assert list(said)[-1] == "set_aside"
+    assert said["set_aside"][-1] == "… (2000 values)"
+    assert {"archive", "below_floor", "retention_days"} < said.keys()
+    assert verified(directory)[:2] == (True, ChainStatus.FRONT_PRUNED)
+
+
+@pytest.mark.one_backend
 @pytest.mark.parametrize("place", ["trail", "archive"])
 async def test_a_full_disk_stays_as_full_as_it_was(tmp_path: Path, place: str) -> None:
     """A day that is not compressed, or archived, for want of room leaves that to the trail; the next run does it."""

@@ -145,10 +145,13 @@ def mapping_of(value: Any, kind: type, most: int) -> Found | None:
     # Its own `items` might raise, or leave out values. A lazy one, with nothing inside, is asked.
     if found is not None and (found[0] or getattr(kind, "items", None) is dict.items):
         return found
-    if issubclass(kind, Mapping) or (looks_like_one and hasattr(kind, "items")):
+    is_mapping = issubclass(kind, Mapping)
+    if is_mapping or (looks_like_one and hasattr(kind, "items")):
         # In one step, as another thread may change the dict behind a view of it; then the pairs are looked at.
         read, size = _at_most(value.items(), most)
         found = [(key, each) for key, each in read], size
+        if not is_mapping and not _has_names(value, read):
+            return None
     elif looks_like_one:
         # sqlite3.Row, for example, whose iterator yields the values.
         found = _at_most(((key, value[key]) for key in value.keys()), most)  # noqa: SIM118
@@ -156,6 +159,14 @@ def mapping_of(value: Any, kind: type, most: int) -> Found | None:
         # A row of SQLAlchemy, whose attributes are its columns, except for names with an underscore.
         found = _at_most(((key, each) for key, each in value._mapping.items()), most)  # noqa: SLF001
     return found
+
+
+def _has_names(value: Any, pairs: Iterable[tuple[Any, Any]]) -> bool:
+    """Return whether *value* has what the names in *pairs* say; in an element of XML they are those of attributes."""
+    try:
+        return bool([value[name] for name, _ in itertools.islice(pairs, 1)])
+    except Exception:
+        return False
 
 
 def _multiple(value: Any, all_of: Callable[[Any], Iterable[Any]], most: int) -> Iterator[tuple[Any, list[Any]]]:

@@ -177,8 +177,10 @@ class Walk:
     def root(self, given: object) -> FrozenDict:
         """Return *given*, a mapping, as JSON values; if it is none, or can't be read, it is the value of "metadata"."""
         found = read_mapping(given, self._most_pairs)
+        if found is None:
+            return self._frozen_dict(([("metadata", given)], 1), None, self.cut)
         self._parents.append(id(given))
-        return self._frozen_dict(([("metadata", given)], 1) if found is None else found, given, self.cut)
+        return self._frozen_dict(found, given, self.cut)
 
     # -- containers
 

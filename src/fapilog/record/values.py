@@ -384,6 +384,7 @@ def given_tags(given: object) -> list[str]:
 
 
 def _first_tags(given: Any) -> list[object]:
-    if issubclass(type(given), str | bytes) or not hasattr(type(given), "__iter__"):
+    # A text may be no str: a lazy translation of Django, for example.
+    if hasattr(type(given), "splitlines") or not hasattr(type(given), "__iter__"):
         return [given]
     return list(itertools.islice(given, MAX_TAGS + 1))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from datetime import date
 from pathlib import Path
@@ -200,10 +201,11 @@ async def _remove(
         "first": before.sequence_number + 1,
         "previous_hash": before.checksum,
         "days": {each.day.file: each.day.sha256 for each in batch},
-        "set_aside": [name for each in batch for name in each.day.set_aside],
         "retention_days": rule.retention_days,
         "archive": None if rule.archive is None else str(rule.archive),
         "below_floor": rule.below_floor,
+        # The last, since it is cut where a record has no room for all of them.
+        "set_aside": [name for each in batch for name in each.day.set_aside],
     }
     number = await record({MEMBER: said}, f"older than {rule.retention_days} days")
     anchor = Anchor(
@@ -236,7 +238,7 @@ def _plan(directory: Path, rule: RetentionRule, today: date) -> list[_Planned]:
     planned: list[_Planned] = []
     head: ChainHead | None = start_of(directory)
     kept: str | None = None
-    before = ""
+    end = 0
     is_stuck = False
     for name in closed:
         age = (today - _day(name)).days
@@ -245,8 +247,8 @@ def _plan(directory: Path, rule: RetentionRule, today: date) -> list[_Planned]:
         if not (is_cold or is_old):
             break
         # Those of days without a record are with the next day.
-        day = RetainedDay(file=name, set_aside=tuple(each for each in aside if before < (day_of(each) or "") <= name))
-        before = name
+        begin, end = end, bisect_right(aside, name, key=lambda each: each[: len(name)])
+        day = RetainedDay(file=name, set_aside=aside[begin:end])
         if is_old and kept is None:
             assert head is not None  # noqa: S101 - lost only with the day that is kept
             day, head = _examined(directory, day, head)
