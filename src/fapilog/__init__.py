@@ -181,19 +181,21 @@ _ON_DEMAND: Final = {
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_ON_DEMAND})
+    # Not the rest here either: freezegun and `help` ask for every name that is listed, and would import all libraries,
+    # or fail where one is missing.
+    return sorted({*globals(), *__all__})
 
 
 if not TYPE_CHECKING:  # to type checkers it would make every name an attribute
 
     def __getattr__(name: str) -> object:
         from importlib import import_module  # noqa: PLC0415  for these names alone
+        from types import SimpleNamespace  # noqa: PLC0415
 
         if name not in _ON_DEMAND:
             # With these, Python suggests the nearest name.
-            raise AttributeError(
-                f"module {__name__!r} has no attribute {name!r}", name=name, obj=import_module(__name__)
-            )
+            names = SimpleNamespace(**dict.fromkeys((*globals(), *_ON_DEMAND)))
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=names)
         from ._extras import MissingExtraError  # noqa: PLC0415
 
         try:

@@ -201,6 +201,9 @@ class Backlog(Uncopied):
 
     def _finish(self) -> None:
         if not self.flush():
+            # The latch is in the queue, and the record that is being stored is not.
+            words = "%s log records may be lost: the process ends, and they were not stored within flush_timeout"
+            _log.error(words, self._queue.qsize())
             # `logging.shutdown` flushes and closes once more, and the exit must not wait three times.
             self._flush_timeout = 0
 

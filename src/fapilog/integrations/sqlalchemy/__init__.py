@@ -74,7 +74,8 @@ def audit_changes(
     The event is stored when the database has committed, and before ``commit()`` returns. A session waits for that,
     without its connection; an `AsyncSession` waits and lets other tasks run. If the event can't be stored, this is
     logged (logger "fapilog"), the trail opens an incident, and ``commit()`` succeeds all the same. If the process is
-    killed in between, or the connection breaks while the database commits, the change has no event.
+    killed in between, or the connection breaks or the task is cancelled while the database commits, the change has no
+    event.
 
     An old value that the session does not know is read before the flush: one SELECT for an object that was changed
     without being read, as after a commit.
