@@ -540,10 +540,17 @@ class Late:
         self.trail, self.error, self.say = trail, AuditStorageError, print
 
     def __del__(self):
-        for message in ("short", "long" * 100_000):
+        sync = self.trail.sync
+        for call in (
+            lambda: sync.log_event("data_access", "short"),
+            lambda: sync.log_event("data_access", "long" * 100_000),
+            lambda: sync.get_events(),
+            lambda: list(sync.events()),
+            lambda: sync.count_by("user_id"),
+        ):
             try:
-                self.trail.sync.log_event("data_access", message)
-                self.say("stored")
+                call()
+                self.say("done")
             except self.error as error:
                 self.say(error)
 
@@ -558,9 +565,11 @@ json.late = Late(trail)
 @pytest.mark.slow
 @pytest.mark.parametrize("used", [True, False])
 def test_a_finalizer_at_the_very_end_gets_an_error_of_ours(tmp_path: Path, *, used: bool) -> None:
-    """Where the interpreter has taken modules and `open` away, an event is stored, or an `AuditStorageError` raised."""
+    """Where the interpreter has taken modules and `open` away, a call is done, or raises an `AuditStorageError`."""
     command = [sys.executable, "-c", LATE, str(tmp_path), *(["used"] if used else [])]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    error = "the interpreter ends: the event may be stored or not"
-    assert ended.stdout.splitlines() == ["stored" if used else error, error]
+    error = "the interpreter ends: nothing can be read, and an event may be stored or not"
+    short, long, *asked = ended.stdout.splitlines()
+    assert [short, long] == ["done" if used else error, error]
+    assert [line.partition(":")[0] for line in asked] == ["a module can't be loaded"] * 3
     assert not ended.stderr

@@ -340,10 +340,8 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
             else:
                 await self._store_and_send(event, record, once=once)
         except BaseException as error:
-            # As `without_frames`, without a second coroutine. An interpreter that ends takes `open` and modules away.
+            # As `without_frames`, without a second coroutine.
             leave_frames_out(error, handled)
-            if sys.is_finalizing() and isinstance(error, ImportError | NameError):
-                raise StoringInterruptedError("the interpreter ends: the event may be stored or not") from error
             raise
         return event.event_id
 

@@ -16,7 +16,7 @@ from types import FrameType, TracebackType
 from typing import Any, Concatenate, Final, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
 from ..record.damage import DamagedRecord
-from ..record.errors import reason
+from ..record.errors import StoringInterruptedError, reason
 from ..record.events import AuditEvent
 from ..record.privacy import Uncopied, without_frames
 from ..storage.protocol import AuditStorage, Conditions
@@ -215,6 +215,12 @@ class SyncAuditTrail(Uncopied):
             return self._portal().run(call)
         try:
             return without_loop(call())
+        except (ImportError, NameError) as error:
+            if not sys.is_finalizing():
+                raise
+            # A finalizer calls at the very end: the interpreter has taken `open` and modules away.
+            words = "the interpreter ends: nothing can be read, and an event may be stored or not"
+            raise StoringInterruptedError(words) from error
         finally:
             if (self._background.kept or self._lacks_replication) and not self._trail.is_started:
                 self._start_soon()

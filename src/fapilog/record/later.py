@@ -36,9 +36,12 @@ def loading() -> Generator[None]:
     Be around the import of a module that few processes need, in a call that raises no `OSError`.
 
     Raises:
-        AuditStorageError: The module can't be read: no file descriptor is left, for example.
+        AuditStorageError: The module can't be read: no file descriptor is left, for example, or the interpreter ends.
     """
     try:
         yield
     except OSError as error:
         raise AuditStorageError(f"a module can't be loaded: {error.strerror}") from error
+    except ImportError as error:
+        # A finalizer calls when the interpreter has taken all modules away.
+        raise AuditStorageError(f"a module can't be loaded: {error}") from error
