@@ -16,7 +16,8 @@ import msgspec
 from ...record.errors import AuditStorageError
 from .._anchor import ANCHOR, Anchor, anchor_of
 from .._files.compressed import compress, content_of
-from .._files.directory import allow_as, blocks, closing, newest_file, reading, sync, sync_directory, without_writers
+from .._files.directory import allow_as, blocks, closing, newest_file, reading, sync, sync_directory
+from .._files.locking import without_writers
 from .._files.names import SUFFIX, date_of, day_of, names
 from .._files.times import INDEX, Times
 from .._regular import open_regular

@@ -16,9 +16,10 @@ from ...record.errors import AuditStorageError
 from .._anchor import is_removed, start_of
 from .._holes import head_of_record
 from ..protocol import EventFilter
-from .directory import cannot, reading, size_of, without_writers
+from .directory import cannot, reading, size_of
 from .effort import Effort
 from .lines import Lines, lines_of, placed
+from .locking import without_writers
 from .names import SUFFIX, names
 from .places import number_behind
 

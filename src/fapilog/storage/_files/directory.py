@@ -1,4 +1,4 @@
-"""The directory of a trail: the lock on it, which keeps its writers apart, and descriptors that block."""
+"""The directory of a trail, and descriptors that block."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import errno
 import fcntl
 import os
 import stat
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -26,7 +25,6 @@ __all__ = [
     "closing",
     "identity",
     "is_named",
-    "lock",
     "make_directory",
     "newest_file",
     "open_file",
@@ -37,24 +35,12 @@ __all__ = [
     "sync",
     "sync_directory",
     "why_not_writable",
-    "without_writers",
     "write_all",
     "write_until_error",
 ]
 
-# Seconds that a writer or a reader waits. Writers hold the lock for a write and a sync; a process that holds it longer
-# is no writer (`flock DIR backup.sh`), or its disk hangs: then the callers need an error, and the operator an incident.
-_PATIENCE: Final = 10.0
-# Seconds between two attempts. flock can wait by itself, but not with a limit. Measured with four and eight processes
-# that write all the time on two cores: rarer attempts make the longest waits longer, closer ones take processor time.
-_PAUSE: Final = 0.000_3
-# After so many seconds of waiting, the processor is worth more than the moment.
-_LONG: Final = 2.0
-_LONG_PAUSE: Final = 0.001
 # Of one read.
 _BLOCK_BYTES: Final = 1 << 20
-# "Locks held": https://man7.org/linux/man-pages/man5/proc_locks.5.html
-_LOCKS: Final = "/proc/locks"
 
 
 class Access(NamedTuple):
@@ -186,73 +172,6 @@ def blocks(fd: int, offset: int = 0) -> Iterator[bytes]:
     while block := os.pread(fd, _BLOCK_BYTES, offset):
         yield block
         offset += len(block)
-
-
-def lock(fd: int, how: int, check: Callable[[], object] = int) -> None:
-    """
-    Take the lock on the open directory *fd*.
-
-    Args:
-        fd: The descriptor of the directory.
-        how: `fcntl.LOCK_EX` for a writer, `fcntl.LOCK_SH` for a reader that keeps writers away.
-        check: Is called while the lock is waited for; ends that by an exception.
-
-    Raises:
-        OSError: Another process has held the lock for ten seconds; the message names that process, if the system does.
-    """
-    begun: float | None = None
-    while True:
-        try:
-            fcntl.flock(fd, how | fcntl.LOCK_NB)
-        except BlockingIOError:
-            begun = begun or time.monotonic()
-            waited = time.monotonic() - begun
-        else:
-            return
-        if waited >= _PATIENCE:
-            raise OSError(errno.ETIMEDOUT, f"its lock was held for {_PATIENCE:g} s by {_holder(fd)}")
-        check()
-        time.sleep(_PAUSE if waited < _LONG else _LONG_PAUSE)
-
-
-# Trails of one process take turns at the lock, and do not share a sync, as the callers of one trail do.
-_SELF: Final = "this process itself: make one trail for the directory, and keep it"
-
-
-def _holder(fd: int) -> str:
-    """Return the process that holds the lock on the open file *fd*, by its number and the name of its program."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        found = os.fstat(fd)
-        place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
-        with open(_LOCKS, encoding="ascii") as file:
-            for line in file:
-                _, kind, _, _, pid, where, *_ = line.replace(" -> ", " waits ").split()
-                if kind == "FLOCK" and where == place and int(pid) > 0:
-                    return _SELF if int(pid) == os.getpid() else f"process {pid}{_program(pid)}"
-    return "another process"
-
-
-def _program(pid: str) -> str:
-    # Not the command line, whose arguments may be secret.
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
-        return f" ({ascii(file.read().strip())[1:-1]})"
-    return ""
-
-
-@contextlib.contextmanager
-def without_writers(
-    directory: Path, how: int = fcntl.LOCK_SH, check: Callable[[], object] = int
-) -> Generator[None, None, None]:
-    """Wait for the writers in all processes, and keep them waiting until left; the rest is as of `lock`."""
-    with closing(os.open(directory, os.O_RDONLY | os.O_DIRECTORY)) as fd:
-        try:
-            lock(fd, how, check)
-            yield
-        finally:
-            # Closing the directory would do, but for a child that is forked meanwhile and has it open as well. So an
-            # error here changes nothing.
-            with contextlib.suppress(OSError):
-                fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 def why_not_writable(directory: Path) -> str | None:

@@ -24,8 +24,9 @@ from ...record.events import AuditEvent
 from ...record.formats import decoded
 from ...record.kinds import AuditEventType, AuditLogLevel
 from .._anchor import start_of
-from .directory import closing, open_file, reading, size_of, sync, without_writers, write_all
+from .directory import closing, open_file, reading, size_of, sync, write_all
 from .lines import Lines, PlacedError, lines_of, placed
+from .locking import without_writers
 from .names import names
 from .torn import Torn
 

@@ -9,9 +9,10 @@ from typing import Final, NamedTuple
 from ...record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus
 from .._anchor import Anchor, anchor_of, front_pruned, says
 from .conversions import undone
-from .directory import cannot, reading, without_writers
+from .directory import cannot, reading
 from .effort import Effort
 from .lines import PlacedError, lines_of
+from .locking import without_writers
 from .names import files_set_aside, names
 from .recovering import sealed_break
 from .torn import Torn
