@@ -305,7 +305,7 @@ def test_an_event_that_interrupts_an_append_of_its_thread_is_refused(
 
     monkeypatch.setattr(os, "pread", interrupted)
     trail.sync.log_event(AuditEventType.DATA_ACCESS, "m")
-    assert refused == ["not stored: called from within an append of the same thread"]
+    assert refused == ["not stored: called from within a call of the same thread"]
     trail.sync.log_event(AuditEventType.DATA_ACCESS, "after it")
     stored = {event.message for event in trail.sync.get_events()}
     assert {"m", "after it"} <= stored

@@ -27,7 +27,7 @@ from fapilog.storage._files import descriptors as _descriptors
 from fapilog.storage._files import directory as _directory
 from fapilog.storage._files import end as _end
 from fapilog.storage._files import lines, recent, unsynced
-from fapilog.storage._files import lock as _lock
+from fapilog.storage._files import locking as _locking
 from fapilog.storage._files import names as _names
 from fapilog.storage._files import reader as _reader
 from fapilog.storage._files import torn as _torn
@@ -506,7 +506,7 @@ def test_what_is_read_is_on_the_disk(trail: TrailFiles, monkeypatch: pytest.Monk
     assert len(TrailFiles(trail.directory, durable=False).read(0, 10)) == 1
 
 
-WRITING = {module.__file__ for module in (_writer, _end, _descriptors, _directory, _lock, recent, _torn, unsynced)}
+WRITING = {module.__file__ for module in (_writer, _end, _descriptors, _directory, _locking, recent, _torn, unsynced)}
 
 
 class Interrupter:

@@ -1,10 +1,12 @@
 """A lock that is held by somebody else: waited for with a limit, and left at once by callers who are cancelled."""
 
+import asyncio
 import errno
 import fcntl
 import os
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -17,7 +19,7 @@ import anyio.to_thread
 import pytest
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, FileStorage
-from fapilog.storage._files import lock as _lock
+from fapilog.storage._files import locking as _locking
 from fapilog.storage.protocol import EventFilter
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.trail_files import whole
@@ -53,7 +55,7 @@ async def test_a_stranger_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     flock = shutil.which("flock")
     if flock is None or not Path("/proc/locks").exists():  # noqa: ASYNC240
         pytest.skip("no flock, or no list of locks")
-    monkeypatch.setattr(_lock, "_PATIENCE", 0.05)
+    monkeypatch.setattr(_locking, "_PATIENCE", 0.05)
     storage = FileStorage(tmp_path, durability=durability)  # type: ignore[arg-type]
     await storage.append(event("first"))
     command = [flock, str(tmp_path), "sh", "-c", "echo held; read line"]
@@ -86,7 +88,7 @@ async def test_a_process_that_is_in_its_own_way_is_told_so(tmp_path: Path, monke
     """Where another trail of this process holds the lock, the error says that one trail is enough."""
     if not Path("/proc/locks").exists():  # noqa: ASYNC240
         pytest.skip("no list of locks")
-    monkeypatch.setattr(_lock, "_PATIENCE", 0.01)
+    monkeypatch.setattr(_locking, "_PATIENCE", 0.01)
     storage = FileStorage(tmp_path)
     await storage.append(event("first"))
     with held(tmp_path), pytest.raises(AuditStorageError, match="by this process itself: make one trail for"):
@@ -140,7 +142,7 @@ async def test_a_reader_that_is_cancelled_is_free_at_once(
         # It waits for writers where it comes to an incomplete record.
         [path] = tmp_path.glob("*.jsonl")  # noqa: ASYNC240
         path.write_bytes(path.read_bytes() + b'{"v":2,')
-    monkeypatch.setattr(_lock, "_PATIENCE", 3600.0)
+    monkeypatch.setattr(_locking, "_PATIENCE", 3600.0)
     waits: list[float] = []
     monkeypatch.setattr(time, "sleep", waits.append)
     calls: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
@@ -165,7 +167,7 @@ async def test_a_held_lock_is_an_incident(tmp_path: Path, monkeypatch: pytest.Mo
         await trail.log_event(AuditEventType.DATA_ACCESS, "first")
         # Beside its own readers the trail has the patience that it always has.
         with held(tmp_path), monkeypatch.context() as patch:
-            patch.setattr(_lock, "_PATIENCE", 0.01)
+            patch.setattr(_locking, "_PATIENCE", 0.01)
             for _ in range(2):
                 with pytest.raises(AuditStorageError, match=r"its lock was held for 0\.01 s by"):
                     await trail.log_event(AuditEventType.DATA_ACCESS, "refused")
@@ -191,12 +193,12 @@ def test_a_holder_that_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     found = os.fstat(fd)
     place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
     (tmp_path / "locks").write_text(listed.format(place=place))
-    monkeypatch.setattr(_lock, "_LOCKS", str(tmp_path / "locks"))
-    assert _lock._holder(fd) == "another process"
+    monkeypatch.setattr(_locking, "_LOCKS", str(tmp_path / "locks"))
+    assert _locking._holder(fd) == "another process"
     (tmp_path / "locks").write_text(f"1: FLOCK  ADVISORY  WRITE 999999999 {place} 0 EOF\n")
-    assert _lock._holder(fd) == "process 999999999"
+    assert _locking._holder(fd) == "process 999999999"
     (tmp_path / "locks").unlink()
-    assert _lock._holder(fd) == "another process"
+    assert _locking._holder(fd) == "another process"
     os.close(fd)
 
 
@@ -208,4 +210,48 @@ def test_a_lock_that_fails_is_an_error_at_once(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(fcntl, "flock", fail)
     with pytest.raises(OSError, match="No locks available"):
-        _lock.lock(0, fcntl.LOCK_EX)
+        _locking.lock("", 0, fcntl.LOCK_EX)
+
+
+@pytest.mark.parametrize("durability", ["fsync", "write"])
+@pytest.mark.parametrize("interrupting", [0, 1], ids=["same trail", "other trail"])
+def test_a_call_that_interrupts_one_of_its_thread_does_not_wait_for_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability: str, interrupting: int
+) -> None:
+    """A signal handler gets an error at once, in a read and in an append, if it needs the lock which its thread has."""
+    trails = [AuditTrail(storage_path=tmp_path, durability=durability) for _ in range(2)]  # type: ignore[arg-type]
+    first, trail = trails[0].sync, trails[interrupting]
+    other = trail.sync
+    first.log_event(AuditEventType.SYSTEM_STARTUP, "the first opens the file")
+    flock, here, answers = fcntl.flock, threading.get_ident(), list[str]()
+    handlers: list[Callable[[], object]] = [
+        lambda: other.log_event(AuditEventType.DATA_ACCESS, "in between"),
+        lambda: asyncio.run(trail.log_event(AuditEventType.DATA_ACCESS, "in between")),
+        other.get_events,
+    ]
+
+    def interrupted(fd: int, how: int) -> None:
+        is_free = how & fcntl.LOCK_UN and threading.get_ident() == here and not answers
+        if is_free:
+            for handler in handlers:
+                try:
+                    answers.append(f"{len(handler())} characters or events")  # type: ignore[arg-type]
+                except AuditStorageError as error:
+                    answers.append(str(error))
+        flock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", interrupted)
+    nested = "not stored: called from within a call of the same thread"
+    begun = time.monotonic()
+    assert [event.message for event in first.get_events()] == ["the first opens the file"]
+    assert answers == [nested, nested, "1 characters or events"]
+    answers.clear()
+    first.log_event(AuditEventType.DATA_ACCESS, "appended")
+    assert answers == [nested, nested, f"cannot read {tmp_path}: called from within a call of the same thread"]
+    assert time.monotonic() - begun < 5
+    monkeypatch.undo()
+    other.log_event(AuditEventType.DATA_ACCESS, "after it")
+    messages = [event.message for event in other.get_events()]
+    assert {"after it", "appended"} <= set(messages)
+    assert "in between" not in messages
+    assert first.verify_chain_from_storage().valid

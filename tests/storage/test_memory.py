@@ -133,5 +133,5 @@ def test_an_append_within_an_append_is_refused() -> None:
         without_loop(storage.append(an_event()))
     finally:
         sys.settrace(before)
-    assert refused == ["not stored: called from within an append of the same thread"]
+    assert refused == ["not stored: called from within a call of the same thread"]
     assert without_loop(storage.append(an_event())).sequence_number == 2

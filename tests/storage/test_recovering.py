@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fapilog import AuditEventType, AuditStorageError, AuditTrail, ChainStatus, FileStorage
-from fapilog.storage._files import lock as _lock
+from fapilog.storage._files import locking as _locking
 from fapilog.storage._files import recovering
 from fapilog.storage._files.descriptors import closing
 from fapilog.storage._files.recovering import recover
@@ -191,7 +191,7 @@ def test_there_is_nothing_to_recover(tmp_path: Path, tail: bytes) -> None:
 
 def test_a_lock_that_another_program_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under `flock DIR program` it is an error, as for a writer, and no wait for ever."""
-    monkeypatch.setattr(_lock, "_PATIENCE", 0.05)
+    monkeypatch.setattr(_locking, "_PATIENCE", 0.05)
     DAMAGES["a line that is none"][0](written(tmp_path))
     with closing(os.open(tmp_path, os.O_RDONLY)) as fd:
         fcntl.flock(fd, fcntl.LOCK_EX)

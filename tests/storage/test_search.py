@@ -22,7 +22,7 @@ from fapilog.record.parties import Actor, Target
 from fapilog.storage._files import search as _search
 from fapilog.storage._files import searchers as _searchers
 from fapilog.storage._files.effort import TooLongError
-from fapilog.storage._files.lock import without_writers
+from fapilog.storage._files.locking import without_writers
 from fapilog.storage._files.reader import TrailReader
 from fapilog.storage._files.search import Search
 from fapilog.storage._files.searchers import Searcher, Searchers

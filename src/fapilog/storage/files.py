@@ -150,8 +150,7 @@ class FileStorage(Uncopied):
         Returns and raises as `append`.
         """
         waits_here = is_without_loop()
-        if waits_here or self._at_once:
-            self._writer.refuse_nested()
+        self._writer.refuse_nested()
         if not once:
             if self._appends >= _APPENDS_PER_YIELD:
                 self._appends = 0

@@ -44,7 +44,7 @@ class MemoryStorage(Uncopied):
         # The newest line has the head of the chain, so that one call into C stores a record whole.
         self._lines: list[bytes] = []
         self._ids: set[str] = set()
-        self._turn = Turn("not stored: called from within an append of the same thread")
+        self._turn = Turn("not stored: called from within a call of the same thread")
         call_in_child(self, MemoryStorage._forget)
 
     def __repr__(self) -> str:

@@ -19,7 +19,7 @@ from .._files.access import allow_as
 from .._files.compressed import compress, content_of
 from .._files.descriptors import blocks, closing, sync
 from .._files.directory import newest_file, reading, sync_directory
-from .._files.lock import without_writers
+from .._files.locking import without_writers
 from .._files.names import SUFFIX, date_of, day_of, names
 from .._files.times import INDEX, Times
 from .._regular import open_regular

@@ -20,7 +20,7 @@ from .access import cannot
 from .directory import reading, size_of
 from .effort import Effort
 from .lines import Lines, lines_of, placed
-from .lock import without_writers
+from .locking import without_writers
 from .names import SUFFIX, names
 from .places import number_behind
 

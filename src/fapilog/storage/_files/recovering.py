@@ -27,7 +27,7 @@ from .._anchor import start_of
 from .descriptors import closing, sync, write_all
 from .directory import open_file, reading, size_of
 from .lines import Lines, PlacedError, lines_of, placed
-from .lock import without_writers
+from .locking import without_writers
 from .names import names
 from .torn import Torn
 

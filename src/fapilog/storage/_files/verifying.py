@@ -13,7 +13,7 @@ from .conversions import undone
 from .directory import reading
 from .effort import Effort
 from .lines import PlacedError, lines_of
-from .lock import without_writers
+from .locking import without_writers
 from .names import files_set_aside, names
 from .recovering import sealed_break
 from .torn import Torn

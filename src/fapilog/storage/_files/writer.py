@@ -20,7 +20,7 @@ from .descriptors import close, sync, write_until_error
 from .directory import identity, make_directory, open_to_append, size_of, sync_directory
 from .end import TAIL_BYTES, End, Listing, Today, Where, behind_seal, check_newest, utc_now, where_to_check
 from .lines import Lines
-from .lock import lock
+from .locking import is_locked_here, lock, lock_at_once, unlock
 from .names import day_after
 from .recent import Once, RecentIds
 from .reserving import Reserving
@@ -94,7 +94,7 @@ class TrailWriter:
                     self._lock_fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
                 lock_fd = self._lock_fd
                 try:
-                    lock(lock_fd, fcntl.LOCK_EX)
+                    lock(self._path, lock_fd, fcntl.LOCK_EX)
                     if self._unsynced is not None:
                         self._unsynced.store(self._directory)
                     end = self._end if self._is_up_to_date() else self._catch_up()
@@ -141,9 +141,10 @@ class TrailWriter:
         return result
 
     def refuse_nested(self) -> None:
-        """Raise `AuditStorageError` in a signal handler or a destructor that interrupts an append of its thread."""
-        if self._mutex._is_owned():  # noqa: SLF001  as `threading.Condition` asks its lock
-            raise AuditStorageError("not stored: called from within an append of the same thread")
+        """Raise `AuditStorageError` in a signal handler or a destructor that interrupts a call of its thread."""
+        # Asks the mutex as `threading.Condition` does; the lock may be that of a reader, or of another trail.
+        if self._mutex._is_owned() or is_locked_here(self._path, but=self._lock_fd):  # noqa: SLF001
+            raise AuditStorageError("not stored: called from within a call of the same thread")
 
     def close(self) -> None:
         """Close the files and forget where the trail ends; the next append looks again."""
@@ -176,7 +177,7 @@ class TrailWriter:
         try:
             # Not a context manager, which would take a tenth of the time of an append.
             try:
-                fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_at_once(lock_fd, fcntl.LOCK_EX)
                 if not self._is_up_to_date():
                     return None
                 line, seal = chain.seal(body, end.sequence_number + 1, end.checksum)
@@ -365,7 +366,7 @@ class TrailWriter:
     def _unlock(self, lock_fd: int) -> None:
         """Release the lock. If that fails, the records are stored all the same, and no process must wait for ever."""
         try:
-            fcntl.flock(lock_fd, fcntl.LOCK_UN)
+            unlock(lock_fd)
         except OSError as error:
             # The kernel gives it up when the directory is closed; the next append opens it again.
             self._release()

@@ -6,14 +6,16 @@ import contextlib
 import errno
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Final
 
 from .descriptors import closing
+from .directory import is_named
 
-__all__ = ["lock", "without_writers"]
+__all__ = ["is_locked_here", "lock", "lock_at_once", "unlock", "without_writers"]
 
 # Seconds that a writer or a reader waits. Writers hold the lock for a write and a sync; a process that holds it longer
 # is no writer (`flock DIR backup.sh`), or its disk hangs: then the callers need an error, and the operator an incident.
@@ -28,23 +30,27 @@ _LONG_PAUSE: Final = 0.001
 _LOCKS: Final = "/proc/locks"
 
 
-def lock(fd: int, how: int, check: Callable[[], object] = int) -> None:
+def lock(path: str, fd: int, how: int, check: Callable[[], object] = int) -> None:
     """
-    Take the lock on the open directory *fd*.
+    Take the lock on a directory.
 
     Args:
-        fd: The descriptor of the directory.
+        path: The directory.
+        fd: A descriptor of it.
         how: `fcntl.LOCK_EX` for a writer, `fcntl.LOCK_SH` for a reader that keeps writers away.
         check: Is called while the lock is waited for; ends that by an exception.
 
     Raises:
         OSError: Another process has held the lock for ten seconds; the message names that process, if the system does.
+            Or this thread holds it, whose call a signal handler has interrupted.
     """
     begun: float | None = None
     while True:
         try:
-            fcntl.flock(fd, how | fcntl.LOCK_NB)
+            lock_at_once(fd, how)
         except BlockingIOError:
+            if begun is None and is_locked_here(path, but=fd):
+                raise OSError(errno.EDEADLK, "called from within a call of the same thread") from None
             begun = begun or time.monotonic()
             waited = time.monotonic() - begun
         else:
@@ -53,6 +59,36 @@ def lock(fd: int, how: int, check: Callable[[], object] = int) -> None:
             raise OSError(errno.ETIMEDOUT, f"its lock was held for {_PATIENCE:g} s by {_holder(fd)}")
         check()
         time.sleep(_PAUSE if waited < _LONG else _LONG_PAUSE)
+
+
+def lock_at_once(fd: int, how: int) -> None:
+    """Take the lock, as `lock`, or raise `BlockingIOError`."""
+    # In this order: a signal handler may run in between, and would wait for a lock of its own thread.
+    _own.descriptors.add(fd)
+    fcntl.flock(fd, how | fcntl.LOCK_NB)
+
+
+def unlock(fd: int) -> None:
+    """Release the lock, or give up taking it."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+    finally:
+        _own.descriptors.discard(fd)
+
+
+def is_locked_here(directory: str, but: int | None) -> bool:
+    """Return whether a call of this thread has the lock on *directory* by another descriptor than *but*, or waits."""
+    return any(is_named(directory, fd) for fd in _own.descriptors - {but})
+
+
+class _Own(threading.local):
+    """The descriptors by which this thread has locked directories, or is about to; a forked child has its own."""
+
+    def __init__(self) -> None:
+        self.descriptors: set[int] = set()
+
+
+_own: Final = _Own()
 
 
 # Trails of one process take turns at the lock, and do not share a sync, as the callers of one trail do.
@@ -86,10 +122,10 @@ def without_writers(
     """Wait for the writers in all processes, and keep them waiting until left; the rest is as of `lock`."""
     with closing(os.open(directory, os.O_RDONLY | os.O_DIRECTORY)) as fd:
         try:
-            lock(fd, how, check)
+            lock(os.fspath(directory), fd, how, check)
             yield
         finally:
             # Closing the directory would do, but for a child that is forked meanwhile and has it open as well. So an
             # error here changes nothing.
             with contextlib.suppress(OSError):
-                fcntl.flock(fd, fcntl.LOCK_UN)
+                unlock(fd)
