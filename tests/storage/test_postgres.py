@@ -243,6 +243,11 @@ def test_the_tables_are_made_once(database: Server) -> None:
         append(PostgresStorage(database.dsn("printed"), "t"), "a")
     with pytest.raises(AuditStorageError, match="expected a database whose encoding is UTF8; got LATIN1"):
         install_schema(database.dsn("latin"))
+    with psycopg.connect(database.dsn("latin"), autocommit=True) as connection:
+        with pytest.raises(psycopg.DatabaseError, match="expected a database whose encoding is UTF8; got LATIN1"):
+            connection.execute(schema_sql().encode())
+        connection.rollback()
+        assert connection.execute("SELECT to_regclass('fapilog.records')").fetchone() == (None,)
     with pytest.raises(AuditStorageError, match=r"cannot make the tables in .*: permission denied for database"):
         install_schema(database.dsn("latin").replace("latin", "template1").replace("user=postgres", "user=service"))
 

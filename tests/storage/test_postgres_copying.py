@@ -227,6 +227,26 @@ def test_the_command(
         assert "hunter2" not in err
 
 
+def test_a_dsn_of_keywords_is_a_database(
+    tmp_path: Path, database: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A DSN of keywords, as `storage init` takes it, names a database everywhere, and is never shown or made a path."""
+    pytest.importorskip("typer")
+    monkeypatch.chdir(tmp_path)
+    run: Run = runs(monkeypatch, capsys)
+    without_loop(files(tmp_path / "from", 3))
+    dsn = f"host=127.0.0.1 port={database.port} user=postgres dbname=postgres password=hunter2"
+    code, out, err = run("copy", "from", dsn, "--trail", "by keywords")
+    assert (code, err, "hunter2" in out) == (0, "", False)
+    assert run("verify", dsn, "--trail", "by keywords") == run("verify", "from")
+    code, out, err = run("copy", "from", dsn)
+    assert (code, out, "expected the name of one" in " ".join(err.split()), "hunter2" in err) == (2, "", True, False)
+    assert [path.name for path in tmp_path.iterdir()] == ["from"]
+    # Directories of a data lake have such names.
+    (tmp_path / "from").rename("host=web")
+    assert run("verify", "host=web")[0] == 0
+
+
 def test_a_copy_is_asked_by_the_same_commands(
     tmp_path: Path, database: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

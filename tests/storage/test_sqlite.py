@@ -552,6 +552,25 @@ def test_an_event_outlives_the_process_though_the_log_was_removed(tmp_path: Path
     assert [event.message for event in left] == ["after", "before"]
 
 
+@pytest.mark.parametrize("is_emptied", [False, True])
+def test_a_file_that_was_moved_leaves_its_log(tmp_path: Path, *, is_emptied: bool) -> None:
+    """Where the file was moved while it was in use, its log stays until the file is back, and no record is lost."""
+    path, away = tmp_path / "audit.db", tmp_path / "away.db"
+    trail = AuditTrail(storage=SQLiteStorage(path))
+    for number in range(3):
+        trail.sync.log_event("billing.refund", str(number))
+    path.rename(away)
+    if is_emptied:
+        path.touch()
+    for anew in (trail, AuditTrail(storage=SQLiteStorage(path))):
+        with pytest.raises(AuditStorageError, match=r"audit\.db: the file is gone, and its log audit\.db-wal is there"):
+            anew.sync.log_event("billing.refund", "refused")
+        assert not anew.sync.verify_chain_from_storage().valid
+    away.rename(path)
+    trail.sync.log_event("billing.refund", "after")
+    assert [event.message for event in trail.sync.get_events()] == ["after", "2", "1", "0"]
+
+
 ANOTHER = """
 import sys
 from fapilog import AuditTrail

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -47,6 +48,8 @@ __all__ = [
     "to_write",
 ]
 
+# With which a DSN of libpq's other syntax may begin; as a path such a name is ./host=...
+_KEYWORD: Final = re.compile(r"\s*(host|hostaddr|port|dbname|user|password|service|sslmode)\s*=")
 _FILES: Final = (".db", ".sqlite", ".sqlite3")
 _PLACES: Final = "a directory, a file of SQLite, postgresql://HOST/DATABASE or s3://BUCKET/PREFIX"
 
@@ -196,8 +199,11 @@ def opened(place: Where, archive: Archive | None = None) -> Generator[AuditTrail
 
 
 def is_dsn(given: str) -> bool:
-    """Return whether *given* is the address of a database, as in postgresql://clinic@host/audit."""
-    return given.startswith(("postgresql://", "postgres://"))
+    """Return whether *given* is the address of a database: postgresql://clinic@host/audit, or host=... dbname=..."""
+    # A path would be made as a directory, with a password in its name.
+    return given.startswith(("postgresql://", "postgres://")) or (
+        _KEYWORD.match(given) is not None and not Path(given).exists()
+    )
 
 
 def storage_at(given: str, trail: str | None, hint: str) -> AuditStorage:

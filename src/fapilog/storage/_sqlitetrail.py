@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Generator
@@ -74,6 +75,8 @@ class TrailFile(SharedFile):
 
     def __init__(self, path: Path, *, durable: bool) -> None:
         self._path = path
+        # Beside the file that a link leads to.
+        self._log = Path(f"{os.path.realpath(path)}-wal")
         self._durable = durable
         super().__init__(path, AuditStorageError)
 
@@ -125,10 +128,11 @@ class TrailFile(SharedFile):
         self._close()
         if is_made:
             make_directory(self._path.parent)
-        elif inode_of(self._path) is None:
+        elif inode_of(self._path) is None and not _size(self._log):
             return None
         # One at a time: to change to WAL, SQLite needs the file for itself and does not wait for it.
         with locked(self._path.parent, patience=_PATIENCE, error=AuditStorageError):
+            self._require_file_of_log()
             if is_made:
                 make_file(self._path)
             inode = inode_of(self._path)
@@ -158,6 +162,18 @@ class TrailFile(SharedFile):
                 connection.execute("PRAGMA query_only = ON")
         return opened
 
+    def _require_file_of_log(self) -> None:
+        """
+        Raise if the log is there, with records, and the file is not, since it was moved or removed while it was in use.
+
+        SQLite takes a log beside an empty file for one of another file, and deletes it.
+        """
+        if _size(self._log) and not _size(self._path):
+            raise AuditStorageError(
+                f"{self._path}: the file is gone, and its log {self._log.name} is there, with the newest records"
+                " perhaps: put the file back beside it, or move the log away too"
+            )
+
     def _is_new(self, connection: sqlite3.Connection) -> bool:
         """Return whether there are no tables yet; raise if it is another program's file, or of another version."""
         application, version = number(connection, "application_id"), number(connection, "user_version")
@@ -167,6 +183,13 @@ class TrailFile(SharedFile):
             return True
         got = f"version {version}" if application == _APPLICATION_ID else "another database"
         raise AuditStorageError(f"{self._path}: expected an audit trail of version {_VERSION}; got {got}")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _when_free(connection: sqlite3.Connection, statement: str) -> None:

@@ -101,12 +101,15 @@ class Place:
 
     async def find(self, storage: AuditStorage, wanted: EventFilter, limit: int) -> list[AuditEvent]:
         """Find events."""
-        found: Sequence[Any] = await self.ask("find", lambda: storage.find(wanted, limit))
-        return list(found)
+        return self._events("find", await self.ask("find", lambda: storage.find(wanted, limit)))
 
     async def read(self, storage: AuditStorage, after: int, limit: int) -> list[AuditEvent]:
         """Read a page of events."""
-        found: Sequence[Any] = await self.ask("read", lambda: storage.read(after, limit))
+        return self._events("read", await self.ask("read", lambda: storage.read(after, limit)))
+
+    def _events(self, what: str, found: Any) -> list[AuditEvent]:
+        if not isinstance(found, Sequence):
+            self.fail(f"{what} should return a sequence; it returned {kind_of(found)}")
         return list(found)
 
     async def read_lines(self, storage: AuditStorage, after: int, limit: int) -> list[bytes]:

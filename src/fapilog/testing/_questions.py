@@ -118,6 +118,9 @@ def questions_about(events: list[AuditEvent]) -> list[dict[str, Any]]:
         {"message": "message 1"},
         {"message": some.message},
         {"message": ""},
+        # Where a database compares less than all, these are found.
+        *({"message": like} for like in ("MESSAGE 1", "message_1", "message%")),
+        *({"user_id": like} for like in ("ALICE", "al ", " al", "e", "e\u0301")),
         *({"tag": tag} for tag in ("PCI", "10.2", "10")),
         *({"target": target} for target in ("patient/4", "4", "", Target(type="patient"), Target(name="someone"))),
         *({"actor": person} for person in _PEOPLE),
@@ -137,5 +140,7 @@ def questions_about(events: list[AuditEvent]) -> list[dict[str, Any]]:
         {"after": 10, "before": 12},
         {"after": 20, "before": 10},
         {"after": len(events) + 5},
+        {"after": 2**63},
+        {"before": 2**63},
     ]
     return asked

@@ -21,6 +21,7 @@ from ..record.formats import decoded
 from ..storage.protocol import AuditStorage, EventFilter
 from ..tasks.loops import without_loop
 from ._lost import finds_lost_answers, require_picklable, survives_kills
+from ._optional import knows_the_last_before, pages_from_places, takes_lines
 from ._place import MOST_WAITS, Place
 from ._questions import COUNTS_OF_SEARCHED, an_event_with, events_of_all_kinds, questions_about, searched_events
 
@@ -43,15 +44,16 @@ async def check_storage(
       1 without gaps, and a record has the checksum of the record before it.
     - *group*: calls at once get different places.
     - *once*: with ``once=True``, an event whose id is there is not stored again, and None is returned, also if it comes
-      many times at once.
+      many times at once. An id that differs from others in one character, of any kind and in any place, is another.
     - *read*: `read` pages through the chain, the oldest first; `read_lines` gives the bytes of the same records,
       without a newline, and these make a chain that verifies.
     - *search*: `find` returns the events that `EventFilter.matches` accepts, the newest first, and no more than the
-      limit.
+      limit; case, accents, spaces and wildcards count.
     - *count*: counted by a member or by the path of a value in the metadata, as `AuditTrail.count_by` does, the events
       are those that were appended; events that have no such value are under "".
-    - *verify*: an empty chain is valid, and so is the chain of all appended events; *progress* is called. With
-      *damage*: a chain with a record that was changed is not.
+    - *verify*: an empty chain is valid, and so is the chain of all appended events; *progress* is called.
+    - *damage*: with *damage*: a chain with a record that was changed is not valid, and hides no other record: in its
+      place is a `DamagedRecord`, or the altered event.
     - *cancel*: wherever a call waits, cancellation ends it, and passes. An append that was cancelled is stored or not,
       never twice, and the next one works.
     - *ambiguity*: an append with ``once=True`` that was cancelled, wherever it waits, and is made again, is stored
@@ -62,6 +64,9 @@ async def check_storage(
       at the same time; where it `runs_anywhere`, threads without a loop too.
     - *writers*: two objects for the same place make one chain, and both see all its events.
     - *reopen*: after `aclose` it continues where it was, and so does another object for the same place.
+    - *last_before*, *page_from*: where it has these methods, no event is left out, and none is there twice.
+    - *append_lines*: where it has this method, a trail that is copied into it has the same bytes, answers the same
+      questions, and continues; records that do not follow its head are refused.
 
     It needs real time and a real event loop, so no clock that jumps; run it on asyncio and on trio.
 
@@ -82,7 +87,7 @@ async def check_storage(
     run = secrets.token_hex(4)
     clauses = _CLAUSES
     if damage is not None:
-        clauses = (*clauses, ("verify", functools.partial(_finds_damage, damage)))
+        clauses = (*clauses, ("damage", functools.partial(_finds_damage, damage)))
     if elsewhere is not None:
         make_there = require_picklable("elsewhere", elsewhere)
         clauses = (*clauses, ("crash", functools.partial(survives_kills, make_there)))
@@ -168,6 +173,13 @@ async def _appends_once(place: Place) -> None:
     if len(seals) != 1:
         raise AssertionError(f"append with once should store an event once; of {_FEW} at once {len(seals)} did")
     stored += [chain.sealed(event, first), chain.sealed(other, seals[0])]
+    for event in (an_event_with("an id like others", event_id=each) for each in _IDS):
+        seal = await place.append_once(storage, event)
+        if seal is None:
+            raise AssertionError(
+                f"append with once should store an event whose id is not there; it took {event.event_id!r} for another"
+            )
+        stored.append(chain.sealed(event, seal))
     await place.require(storage, stored)
 
 
@@ -188,11 +200,11 @@ async def _reads(place: Place) -> None:
 async def _searches(place: Place) -> None:
     storage = place.open()
     events = (await place.fill(storage, searched_events(_MANY)))[::-1]
-    asked = questions_about(events)
+    questions = questions_about(events)
     for one, other in [
-        *((each, {}) for each in asked),
-        *itertools.pairwise(asked),
-        *zip(asked, asked[9:], strict=False),
+        *((each, {}) for each in questions),
+        *itertools.pairwise(questions),
+        *zip(questions, questions[9:], strict=False),
     ]:
         conditions = {**one, **other}
         wanted = EventFilter(**conditions)
@@ -200,8 +212,9 @@ async def _searches(place: Place) -> None:
         for limit in (1, _MANY) if expected else (_MANY,):
             found = await place.find(storage, wanted, limit)
             if [event.event_id for event in found] != [event.event_id for event in expected[:limit]]:
+                asked = " and ".join(f"{name}={value!r}" for name, value in conditions.items())
                 raise AssertionError(
-                    f"find with {' and '.join(conditions) or 'no condition'} and limit {limit} should return records"
+                    f"find with {asked or 'no condition'} and limit {limit} should return records"
                     f" {[event.sequence_number for event in expected[:limit]]}; it returned"
                     f" {[event.sequence_number for event in found]}"
                 )
@@ -233,12 +246,28 @@ async def _verifies(place: Place) -> None:
 
 async def _finds_damage(damage: Callable[[str], object], place: Place) -> None:
     storage = place.open()
-    await place.fill(storage, [an_event_with(str(number)) for number in range(_FEW)])
+    events = await place.fill(storage, [an_event_with(str(number)) for number in range(_FEW)])
+    lines = await place.read_lines(storage, 0, _FEW)
     await place.ask("aclose", storage.aclose)
     damage(place.name)
     result = await place.verify(storage)
     if result.valid or not result.error_message:
         raise AssertionError("verify should say that a chain is not valid whose record was changed, and why")
+    pages = {
+        "find": (await place.find(storage, EventFilter(), _FEW))[::-1],
+        "read": await place.read(storage, 0, _FEW),
+    }
+    for what, found in pages.items():
+        if len(found) != _FEW or sum(one != other for one, other in zip(events, found, strict=True)) > 1:
+            raise AssertionError(
+                f"where one record was changed, {what} should return each other event, and in its place a DamagedRecord"
+                f" or the altered event; it returned {[getattr(each, 'sequence_number', 'a hole') for each in found]}"
+            )
+    left = await place.read_lines(storage, 0, _FEW)
+    if len(set(lines) - set(left)) > 1:
+        raise AssertionError(
+            f"where one record was changed, read_lines should return each other line; it returned {len(left)} lines"
+        )
 
 
 async def _lets_cancellation_pass(place: Place) -> None:
@@ -342,8 +371,13 @@ _CLAUSES: Final[tuple[tuple[str, Callable[[Place], Awaitable[None]]], ...]] = (
     ("threads", _serves_threads),
     ("writers", _shares_its_place),
     ("reopen", _opens_again),
+    ("last_before", knows_the_last_before),
+    ("page_from", pages_from_places),
+    ("append_lines", takes_lines),
 )
 
 _FEW: Final = 8
 _MANY: Final = 40
 _ROUNDS: Final = 2
+# Alike in a column that is too short, or whose collation takes some characters for others.
+_IDS: Final = ("id", "ID", "id ", " id", "\u00edd", "i\u0301d", "x" * 127 + "y", "x" * 127 + "z")

@@ -36,6 +36,13 @@ _INDICES: Final = "\n".join(
 
 # Names of columns alone are put into it.
 _TRAILS: Final = f"""\
+-- In another encoding an event could not be stored for a character of its texts.
+DO $$
+BEGIN
+    IF current_setting('server_encoding') <> 'UTF8' THEN
+        RAISE EXCEPTION 'expected a database whose encoding is UTF8; got %', current_setting('server_encoding');
+    END IF;
+END $$;
 CREATE SCHEMA fapilog;
 
 CREATE TABLE fapilog.schema_version (version integer NOT NULL);
@@ -187,7 +194,8 @@ def schema_sql(after: int = 0) -> str:
     Return the SQL that makes the tables, the triggers and the roles, or migrates them.
 
     It is one transaction, to be run once, in a database whose encoding is UTF8, by a role that may create schemas and
-    roles. The role owns the tables then, and can switch the triggers off: it should not be the one of a service.
+    roles; in a database of another encoding it fails. The role owns the tables then, and can switch the triggers off:
+    it should not be the one of a service.
 
     Args:
         after: The version of the tables that are there; 0 if there are none.
@@ -234,9 +242,6 @@ def install_schema(dsn: str, *, timeout: float = 60.0) -> bool:
 
 
 def _migrate(connection: Connection, server: Server, timeout: float) -> bool:
-    row = connection.execute("SELECT current_setting('server_encoding')").fetchone()
-    if row != ("UTF8",):
-        raise AuditStorageError(f"{server}: expected a database whose encoding is UTF8; got {row and row[0]}")
     with connection.transaction():
         # Of two that migrate at once, one waits for the other. The number is "faps".
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [0x66617073])
