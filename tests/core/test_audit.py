@@ -1079,6 +1079,14 @@ async def test_verification_tells_its_progress(trail: AuditTrail, monkeypatch: p
     assert len(told) > 1
 
 
+@pytest.mark.parametrize("progress", [5, lambda: None, anyio.sleep], ids=["no function", "no argument", "asynchronous"])
+async def test_a_progress_that_cannot_be_called_is_no_failure_of_the_trail(trail: AuditTrail, progress: Any) -> None:
+    """What can't be told the progress is refused before the trail is verified, and opens no incident."""
+    with pytest.raises(TypeError, match=r"^progress: expected a function of the number of events; got "):
+        await trail.verify_chain_from_storage(progress)
+    assert (await trail.get_statistics())["total_events"] == 0
+
+
 def test_the_signature_is_the_one_that_is_decided() -> None:
     """The parameters of AuditTrail and of `log_event` are those that users rely on."""
     assert list(inspect.signature(AuditTrail).parameters) == [

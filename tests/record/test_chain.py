@@ -118,6 +118,13 @@ def test_a_chain_cannot_begin_at_what_is_no_record() -> None:
         chain.head_before(b"{}")
 
 
+@pytest.mark.parametrize("no_record", [b"", b"x", line(1) + b"x"])
+def test_what_is_no_record_has_no_body(no_record: bytes) -> None:
+    """No part of a line that is no record can be sealed again."""
+    with pytest.raises(ChainError):
+        chain.unsealed(no_record)
+
+
 def test_what_a_crash_leaves() -> None:
     """Every part of a record is incomplete; a record without its newline is whole; zeros behind it are a crash's."""
     (record,) = lines(1)
@@ -188,6 +195,15 @@ TRICKY = [
     or unicodedata.bidirectional(each) in {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}
     or each in "\u061c\u200e\u200f"
 ]
+
+
+@pytest.mark.parametrize(
+    "part", [{"sequence_number": 7}, {"previous_hash": "a" * 64}, {"checksum": "a" * 64}], ids=list
+)
+def test_a_part_of_a_seal_is_not_in_the_body(part: dict[str, Any]) -> None:
+    """An event that has any part of a seal has the body that it has without."""
+    event = AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="m")
+    assert chain.body(msgspec.structs.replace(event, **part)) == chain.body(event)
 
 
 def test_a_record_drives_no_terminal() -> None:

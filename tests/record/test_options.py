@@ -34,6 +34,7 @@ OUT_OF_RANGE: list[tuple[float, dict[str, Any], str]] = [
     (math.nan, {"at_least": 1}, "timeout: expected a number of at least 1; got nan"),
     (math.inf, {"above": 0, "finite": True}, "timeout: expected a finite number above 0; got inf"),
     (10**400, {"at_least": 0, "finite": True}, f"timeout: expected a finite number of at least 0; got {10**400}"),
+    (10**400, {"above": 0}, f"timeout: expected a finite number above 0; got {10**400}"),
     (math.nan, {"at_most": 5}, "timeout: expected a number of at most 5; got nan"),
     (6, {"above": 0, "at_most": 5}, "timeout: expected a number above 0 and of at most 5; got 6"),
 ]

@@ -109,6 +109,7 @@ def options_from_toml(path: Path | str) -> dict[str, Any]:
         ConfigError: Something is wrong with the file or the table; everything is said.
         OSError: The file can't be read.
         TypeError: *path* is no path.
+        ValueError: *path* is a text that no file can be called.
     """
     file = require_path("path", path)
     content: dict[str, Any] = {}

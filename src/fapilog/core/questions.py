@@ -14,7 +14,7 @@ from ..record.chain import EMPTY, AuditChainVerificationResult, ChainHead
 from ..record.damage import DamagedRecord
 from ..record.events import AuditEvent
 from ..record.later import loading
-from ..record.options import require, require_kind
+from ..record.options import require, require_callable, require_kind
 from ..record.privacy import without_frames
 from ..record.values import kind_of
 from ..storage.protocol import AuditStorage, Conditions, EventFilter, head_of, holds
@@ -205,7 +205,13 @@ class Questions:
 
         Args:
             progress: Called now and then, in a worker thread, with the number of events checked so far.
+
+        Raises:
+            AuditStorageError: The trail can't be read.
+            TypeError: *progress* can't be called with a number, or is asynchronous.
         """
+        expected = "a function of the number of events"
+        require_callable("progress", progress, expected=expected, takes=1, or_none=True)
         health = self._alerts.health
         try:
             with contained():

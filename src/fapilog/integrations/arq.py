@@ -62,6 +62,7 @@ class AuditMiddleware:
 
     Raises:
         RuntimeError: gevent or eventlet has replaced the threads of this process.
+        TypeError: *trail* is no trail.
     """
 
     def __init__(self, trail: AuditTrail) -> None:

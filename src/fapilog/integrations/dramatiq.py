@@ -54,6 +54,7 @@ class AuditMiddleware(Middleware):
 
     Raises:
         RuntimeError: gevent or eventlet has replaced the threads of this process.
+        TypeError: *trail* is no trail.
     """
 
     def __init__(self, trail: AuditTrail) -> None:

@@ -189,9 +189,7 @@ def _as_is(event: AuditEvent) -> bytes:
     if event.line is not None:
         found = _seal_in(event.line)
         return event.line[:-1] if found is None else event.line[: found.start()]
-    if event.sequence_number is not None or event.previous_hash is not None or event.checksum is not None:
-        event = msgspec.structs.replace(event, sequence_number=None, previous_hash=None, checksum=None)
-    record = encoded(event)
+    record = encoded(msgspec.structs.replace(event, sequence_number=None, previous_hash=None, checksum=None))
     return record.removesuffix(_UNSEALED_END if event.format_version == 1 else b"}")
 
 

@@ -76,6 +76,8 @@ def require(
     if _is_bool(value) or (whole and not isinstance(value, int)):
         raise TypeError(f"{name}: expected a {'whole ' if whole else ''}number; got {kind_of(value)}")
     try:
+        # An int may be larger than any float, and then no clock counts with it.
+        finite = finite or sys.float_info.max < abs(value) != math.inf
         # True for a number in range, and so false for NaN.
         is_in_range = (
             (value > above if above is not None else value >= (-math.inf if at_least is None else at_least))

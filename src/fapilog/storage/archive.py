@@ -133,6 +133,7 @@ class DirectoryArchive:
 
     Raises:
         TypeError: *directory* is no path.
+        ValueError: *directory* is a text that none can be called.
     """
 
     def __init__(self, directory: Path | str) -> None:

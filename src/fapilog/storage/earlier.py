@@ -180,6 +180,7 @@ class EarlierStorage:
 
     Raises:
         TypeError: *directory* is no path.
+        ValueError: *directory* is a text that none can be called.
     """
 
     #: Without an event loop every method blocks the calling thread.

@@ -77,8 +77,8 @@ class FileStorage(Uncopied):
     Raises:
         TypeError: *directory* is no path, *mode* is no int, *group* is neither a name nor a number, or *min_free* is no
             number.
-        ValueError: A negative *min_free*, an unknown *durability* or *group*, or a *mode* under which the owner may not
-            read and write, or other users may write, or any user may execute.
+        ValueError: A *directory* that none can be called, a negative *min_free*, an unknown *durability* or *group*, or
+            a *mode* under which the owner may not read and write, or other users may write, or any user may execute.
     """
 
     #: Without an event loop every method blocks the calling thread, and waits for nothing else.

@@ -89,6 +89,10 @@ class EventFilter(Discreet, frozen=True, kw_only=True):
         tag: With this regulatory tag.
         metadata: With these values in the metadata, each as it was given to the trail; a name may be a path:
             ``{"http.status": 403}``.
+
+    Raises:
+        TypeError: A condition is not of its type.
+        ValueError: A time without zone, an unknown type, level or outcome, or a number that is negative.
     """
 
     _shown = ("event_type", "log_level")

@@ -71,7 +71,7 @@ class SQLiteStorage(RowStorage):
 
     Raises:
         TypeError: *path* is no path.
-        ValueError: An unknown *durability*.
+        ValueError: An unknown *durability*, or *path* is a text that no file can be called.
     """
 
     def __init__(self, path: Path | str, *, durability: Literal["fsync", "write"] = "fsync") -> None:
