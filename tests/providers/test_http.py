@@ -774,7 +774,7 @@ async def test_the_server_is_named_in_letters(origin: Origin, server: str, found
     origin.script(Answer(403, b"", {"server": server}))
     error = await failure_of(Vendor(), origin.url)
     assert isinstance(error, FilteredError)
-    assert error.found == f"status 403{found}"
+    assert error.found == f"something between refused the content: status 403{found}"
 
 
 async def test_the_body_has_its_say(origin: Origin) -> None:

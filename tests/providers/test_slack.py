@@ -248,14 +248,30 @@ async def test_what_the_api_answers(origin: Origin, word: str, kind: type[Delive
 
 
 @pytest.mark.one_backend
-async def test_a_word_that_nobody_knows_is_not_repeated(origin: Origin) -> None:
-    """An unknown word is permanent, and does not get into the error's text."""
-    origin.script(Answer(200, b'{"ok":false,"error":"s3cr3t_word"}'), Answer(404, b"s3cr3t_word"))
-    for words, kind in (("not known here", PermanentDeliveryError), ("status 404", BrokenRouteError)):
-        error = await failure(as_bot(origin))
-        assert type(error) is kind
-        assert words in str(error)
-        assert "s3cr3t" not in str(error)
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [("accesslimited", "accesslimited"), ("s3cr3t_word", "a word that is not known here"), ("", "a word that is not")],
+)
+async def test_a_word_that_nobody_knows_kills_no_alert(origin: Origin, word: str, said: str) -> None:
+    """An unknown word breaks the route unless less is taken, and gets into the text if it is of letters alone."""
+    refused = Answer(200, json.dumps({"ok": False, "error": word}).encode())
+    origin.script(refused)
+    error = await failure(as_bot(origin))
+    assert isinstance(error, BrokenRouteError)
+    assert str(error).startswith(f"slack: {said}")
+    assert str(error).endswith("with less in it, it was refused again")
+    origin.script(refused, Answer(200, b'{"ok":true}'))
+    await as_bot(origin).send_alert(an_event(), severity="security")
+
+
+@pytest.mark.one_backend
+async def test_a_word_beside_another_status_is_not_repeated(origin: Origin) -> None:
+    """The body of a 404 that is not Slack's does not get into the error's text."""
+    origin.script(Answer(404, b"s3cr3t_word"))
+    error = await failure(as_bot(origin))
+    assert type(error) is BrokenRouteError
+    assert "status 404" in str(error)
+    assert "s3cr3t" not in str(error)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,6 @@ from fapilog import (
     AuditEventType,
     AuditLogLevel,
     DeliveryError,
-    PermanentDeliveryError,
     TransientDeliveryError,
 )
 from fapilog.providers import Disclosure
@@ -78,6 +77,7 @@ class Server:
         mails: The recipients and the content of each mail that was taken.
         refusals: The reply to RCPT for a recipient, if it is not 250.
         reply: To the content.
+        dislikes: Content without these words is taken all the same.
         port: On the loopback.
     """
 
@@ -85,6 +85,7 @@ class Server:
         self.mails: list[tuple[list[str], bytes]] = []
         self.refusals: dict[str, str] = {}
         self.reply = "250 taken"
+        self.dislikes = b""
         self.port = 0
         self._implicit = context if tls == "implicit" else None
         self._options = {
@@ -133,9 +134,10 @@ class Server:
         return self.refusals.get(address, "250 ok")
 
     async def handle_DATA(self, server: object, session: object, envelope: Any) -> str:  # noqa: N802
-        if self.reply.startswith("2"):
+        reply = self.reply if self.dislikes in envelope.original_content else "250 taken"
+        if reply.startswith("2"):
             self.mails.append((list(envelope.rcpt_tos), envelope.original_content))
-        return self.reply
+        return reply
 
 
 class Certificates:
@@ -287,7 +289,7 @@ async def test_what_failed_alike_is_told_once(server: Server) -> None:
 
 
 @pytest.mark.one_backend
-@pytest.mark.parametrize(("reply", "kind"), [("451 later", TransientDeliveryError), ("554 no", PermanentDeliveryError)])
+@pytest.mark.parametrize(("reply", "kind"), [("451 later", TransientDeliveryError), ("554 no", BrokenRouteError)])
 async def test_the_content_is_refused(server: Server, reply: str, kind: type[DeliveryError]) -> None:
     """What the server says to the whole mail counts for every recipient."""
     server.reply = reply
@@ -389,14 +391,13 @@ FOR_GOOD = (500, 501, 502, 503, 504, *range(550, 556))
 @pytest.mark.one_backend
 @pytest.mark.parametrize("step", ["greeting", "mail", "rcpt", "data", "content"])
 async def test_every_code_has_a_meaning(step: str) -> None:
-    """4yz is for now, 5yz for good, and only after the content it is about this mail; the words are not repeated."""
+    """4yz is for now, and 5yz for good; the words are not repeated."""
     for code in (*FOR_NOW, *NOT_OF_THE_MAIL, *FOR_GOOD):
         script = Script({step: f"{code} s3cr3t"}, then_close=True)
         with script.running() as server, pytest.raises(DeliveryError) as caught:
-            await to(cast("Server", server)).send_alert(an_event(), severity="info")
-        is_of_the_mail = step == "content" and code not in NOT_OF_THE_MAIL
-        for_good = PermanentDeliveryError if is_of_the_mail else BrokenRouteError
-        assert type(caught.value) is (TransientDeliveryError if code in FOR_NOW else for_good), code
+            # Of which no less can be sent.
+            await to(cast("Server", server), disclosure=Disclosure.MINIMAL).send_alert(an_event(), severity="info")
+        assert type(caught.value) is (TransientDeliveryError if code in FOR_NOW else BrokenRouteError), code
         assert f"status {code}" in str(caught.value)
         assert "s3cr3t" not in str(caught.value)
         assert caught.value.__context__ is None
@@ -453,12 +454,39 @@ OF_THE_ROUTE = ["535 5.7.8 log in", "550 5.7.57 not authenticated", "550 5.7.13 
 
 @pytest.mark.one_backend
 @pytest.mark.parametrize("reply", [*OF_THE_MAIL, *OF_THE_ROUTE])
-async def test_a_refusal_of_the_mail_is_not_one_of_the_route(server: Server, reply: str) -> None:
-    """What a server says to the mail breaks the route only if it is about who is sending."""
-    server.reply = reply
-    with pytest.raises(PermanentDeliveryError) as caught:
+async def test_a_mail_that_is_refused_is_sent_with_less(server: Server, reply: str) -> None:
+    """What a server says to the mail, unless about who is sending, may be about its words: the least is sent then."""
+    server.reply, server.dislikes = reply, b"wrong passwords"
+    refused = []
+    try:
+        await to(server, recipients=[OPS, BOSS]).send_alert(an_event(), severity="info")
+    except BrokenRouteError as error:
+        refused.append(str(error))
+    assert len(refused) == (reply in OF_THE_ROUTE)
+    assert [recipients for recipients, _ in server.mails] == [[OPS, BOSS]] * (reply in OF_THE_MAIL)
+
+
+async def test_a_mail_that_is_refused_with_less_too_breaks_the_route(server: Server) -> None:
+    """A server that refuses the least would refuse any mail: the alert is not dead."""
+    server.reply = "550 5.7.26 unauthenticated"
+    with pytest.raises(BrokenRouteError, match=r"status 550 5\.7\.26.*; with less in it, it was refused again"):
         await to(server).send_alert(an_event(), severity="info")
-    assert isinstance(caught.value, BrokenRouteError) == (reply in OF_THE_ROUTE)
+
+
+async def test_the_least_goes_to_the_recipients_that_are_there(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A recipient that was refused before gets no mail with less in it, and the log says what was taken."""
+    server.reply, server.dislikes, server.refusals = "554 5.7.1 spam", b"wrong passwords", {BOSS: "450 later"}
+    dispatcher = to(server, recipients=[OPS, BOSS])
+    with pytest.raises(TransientDeliveryError, match=r"1 of 2 recipients .*; not number 2: RCPT was refused for now"):
+        await dispatcher.send_alert(an_event(), severity="info")
+    assert (
+        "(status 554 5.7.1); check the options, and the server's log; the mail that was taken has only" in caplog.text
+    )
+    [(recipients, content)] = server.mails
+    assert recipients == [OPS]
+    assert "authentication_failed" in parts(parsed(content))[0]
 
 
 @pytest.mark.one_backend

@@ -114,13 +114,13 @@ class PayloadRefusedError(PermanentDeliveryError):
 
 class FilteredError(BrokenRouteError):
     """
-    Means that something refused the alert and did not say why: a firewall that dislikes its words, or a broken route.
+    Means that the alert was refused, and not why: it is a firewall that dislikes its words, or a broken route.
 
     A firewall searches every request for the words of attacks, which an alert about an attack quotes.
 
     Args:
         message: The advice, if the route is broken.
-        found: The answer, in short: "status 403, server nginx".
+        found: What refused it, if less is taken: "something between refused the content: status 403, server nginx".
     """
 
     def __init__(self, message: str, found: str) -> None:
@@ -208,14 +208,15 @@ def _refusal(name: str, answer: Answer) -> DeliveryError:
     status = answer.status
     where = f"{name}: status {status}"
     advice = _ADVICE.get(status, "the alert was refused; check the address, and any proxy or firewall in between")
+    found = f"something between refused the content: {answer.found}"
     if status in _PROXY:
         return BrokenRouteError(f"{where}: {advice}")
     if answer.is_page:
         words = "a web page, such as a sign-in, a firewall's or a notice of maintenance; check the systems in between"
-        return FilteredError(f"{name}: {answer.found}: {words}", answer.found)
+        return FilteredError(f"{name}: {answer.found}: {words}", found)
     if status in _REFUSED:
         return PayloadRefusedError(f"{where}: {advice}")
-    return FilteredError(f"{where}: {advice}", answer.found)
+    return FilteredError(f"{where}: {advice}", found)
 
 
 def by_proxy(name: str, status: int | None) -> DeliveryError:

@@ -229,9 +229,7 @@ class Poster:
         if isinstance(failure, PayloadRefusedError | FilteredError):
             return _for_good(failure, f"{failure}; with less in it, it was refused again")
         if failure is None:
-            found = str(refusal)
-            if isinstance(refusal, FilteredError):
-                found = f"{self._name}: something between refused the content: {refusal.found}"
+            found = f"{self._name}: {refusal.found}" if isinstance(refusal, FilteredError) else str(refusal)
             _log.warning("%s; the alert that was taken has only the event type and the place in the trail", found)
         return failure
 

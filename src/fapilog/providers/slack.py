@@ -22,7 +22,7 @@ from ..record.errors import AmbiguousDeliveryError, BrokenRouteError, DeliveryEr
 from ..record.events import AuditEvent
 from ..record.privacy import Uncopied, without_frames
 from ..record.values import text
-from ._answers import Answer, PayloadRefusedError
+from ._answers import Answer, FilteredError, PayloadRefusedError
 from ._http import Poster, Request
 from ._rendering import Disclosure, Rendered, Renderer, cut, fit, in_words, least
 from ._secret import Secret, SecretSource, check_printable
@@ -54,6 +54,7 @@ _NO_CHANNEL: Final = "the channel is not there, or archived; choose another, or 
 _NOT_INVITED: Final = "the bot is not in the channel; invite it there"
 _NOT_ALLOWED: Final = "it may not post there; change the app's scopes, or the settings of the workspace or channel"
 _REFUSED: Final = "the message was refused; report it with this word"
+_UNKNOWN: Final = "it was refused; look the word up in Slack's reference of chat.postMessage"
 _ADVICE: Final = {
     "account_inactive": _DEAD,
     "invalid_auth": _DEAD,
@@ -205,7 +206,10 @@ class SlackDispatcher(Uncopied):
         if failure is not None or not answer.is_success or agrees:
             return failure
         if said.get("ok") is False:
-            return PermanentDeliveryError("slack: the message was refused, with a word that is not known here")
+            # Slack has many words, and new ones: most are about the app, the workspace or the network. Letters alone:
+            # anything else may be a secret that something in between repeats.
+            word = word if re.fullmatch("[a-z_]{1,50}", word) else "a word that is not known here"
+            return FilteredError(f"slack: {word}: {_UNKNOWN}", f"the message was refused: {word}")
         return BrokenRouteError(f"slack: status {answer.status}, but the answer is not Slack's; check the address")
 
 

@@ -20,16 +20,20 @@ import anyio
 
 from ..core.alerting import Alert
 from ..core.partial import PartialDelivery
+from ..record.errors import BrokenRouteError, PermanentDeliveryError
 from ..record.events import AuditEvent
 from ..record.options import require, require_kind_or_none, require_text, several
 from ..record.privacy import Uncopied, without_frames
 from ..record.values import text
-from ._rendering import Disclosure, Rendered, Renderer, clean, cut, dedup_key, fit, in_words, one_line
+from ..tasks.strangers import Log
+from ._rendering import Disclosure, Rendered, Renderer, clean, cut, dedup_key, fit, in_words, least, one_line
 from ._secret import Secret, SecretSource, check_printable, is_loopback
 from ._smtp_client import Answers, Login, PasswordLogin, Server, Session, TokenLogin
 from ._threads import in_daemon_thread
 
 __all__ = ["EmailDispatcher"]
+
+_log: Final = Log("fapilog.providers")
 
 _PORTS: Final = {"starttls": 587, "implicit": 465, "none": 25}
 # Bytes of the fields; with both parts, their markup and their encoding, in which a byte becomes six, a mail is under
@@ -56,8 +60,8 @@ class EmailDispatcher(Uncopied):
     once. If the server's answer to the whole mail is lost, that is an `AmbiguousDeliveryError`.
 
     A refusal for now, as 4yz, by its enhanced status code or by a quota, is a `TransientDeliveryError`; a refusal for
-    good is a `BrokenRouteError` if it would meet any mail, as refused credentials do, and a `PermanentDeliveryError` if
-    it may be about this one.
+    good is a `BrokenRouteError`. A mail that may be refused for its content is sent once more, with the event type and
+    the place in the trail alone.
 
     Args:
         host: The name of your own mail server, which takes mail for any recipient; not the recipients' server.
@@ -141,18 +145,34 @@ class EmailDispatcher(Uncopied):
 
     @without_frames
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
-        """Send the mail once to every recipient that lacks it."""
+        """Send the mail once to every recipient that lacks it; once more with less in it if that is refused."""
         alert = Alert(event, severity, channel)
-        content = self._content(self._render(event, severity), self._message_id(event), channel)
         lacking = self._partial.receivers_without(alert, range(len(self._recipients)))
-        answers = await self._send({number: self._recipients[number] for number in lacking}, content)
+        whole = self._render(event, severity)
+        answers = dict(await self._send(lacking, alert, whole))
+        refused = [number for number, error in answers.items() if type(error) is PermanentDeliveryError]
+        if refused:
+            answers |= await self._send_less(refused, alert, whole, str(answers[refused[0]]))
         failures = {number: error for number, error in answers.items() if error is not None}
         for number in answers.keys() - failures.keys():
             self._partial.delivered(alert, number)
         self._partial.finish(alert, failures, len(self._recipients))
 
-    async def _send(self, recipients: Mapping[int, str], content: bytes) -> Answers:
-        session = Session(self._server, self._login(), recipients)
+    async def _send_less(self, numbers: Sequence[int], alert: Alert, whole: Rendered, refusal: str) -> Answers:
+        """Send the least of a mail that was refused for its content: filters dislike the words of attacks."""
+        less = least(alert.event, alert.severity)
+        if less == whole:
+            return dict.fromkeys(numbers, BrokenRouteError(refusal))
+        answers = await self._send(numbers, alert, less)
+        if None in answers.values():
+            _log.warning("%s; the mail that was taken has only the event type and the place in the trail", refusal)
+        # With nothing in it to dislike, any mail would be refused.
+        again = BrokenRouteError(f"{refusal}; with less in it, it was refused again")
+        return {number: again if type(error) is PermanentDeliveryError else error for number, error in answers.items()}
+
+    async def _send(self, numbers: Sequence[int], alert: Alert, rendered: Rendered) -> Answers:
+        content = self._content(rendered, self._message_id(alert.event), alert.channel)
+        session = Session(self._server, self._login(), {number: self._recipients[number] for number in numbers})
         try:
             with anyio.move_on_after(self._server.timeout):
                 await in_daemon_thread("smtp", lambda: session.run(self._sender, content))
