@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from fapilog import AuditEvent, AuditEventType, AuditStorageError, ChainStatus
+from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, ChainStatus, CompliancePolicy
 from fapilog.record import chain
+from tests.doubles.aged_trails import aged_trail, day_file
 from tests.doubles.file_systems import append_only
 from tests.doubles.trail_files import TrailFiles
 
@@ -193,3 +194,16 @@ def test_after_the_last_day_there_is_no_other(tmp_path: Path) -> None:
         patch.setattr(os, "ftruncate", refuse)
         with pytest.raises(AuditStorageError, match=r"audit_9999-12-31\.jsonl: expected a file with a day after it"):
             last.append([body()])
+
+
+def test_a_day_that_can_not_be_removed_is_named(tmp_path: Path) -> None:
+    """Where retention can't remove an append-only day, the error names that file; the next run removes it."""
+    directory = aged_trail(tmp_path / "trail", (40, 1))
+    trail = AuditTrail(CompliancePolicy(retention_days=30), directory)
+    day = directory / day_file(40)
+    with append_only(day), pytest.raises(AuditStorageError, match=f"Operation not permitted; .* and {day} is user"):
+        trail.sync.apply_retention()
+    assert day.exists()
+    trail.sync.apply_retention()
+    assert not day.exists()
+    assert trail.sync.verify_chain_from_storage().status is ChainStatus.FRONT_PRUNED

@@ -115,9 +115,10 @@ def test_a_trail_goes_on_behind_sealed_damage(
         lambda found: [*found, b"x\n"],
         lambda found: [*found[:-1], b"x\n"],
         lambda found: [*found[:-1], found[-1][:-1] + b"x"],
+        lambda found: [*found[:-1], b"x" * (len(found[-1]) - 1) + b"\n"],
         lambda found: [*found, b'{"v":2,"event_id":"' + b"x" * 900 + b'"}\n', b"x"],
     ],
-    ids=range(4),
+    ids=range(5),
 )
 def test_a_service_goes_on_behind_sealed_damage(
     tmp_path: Path, damage: Callable[[list[bytes]], list[bytes]], *, has_failed: bool

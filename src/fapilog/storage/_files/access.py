@@ -78,7 +78,8 @@ def cannot(action: str, directory: object, error: OSError) -> AuditStorageError:
     require_number(error)
     if isinstance(error, FileExistsError | NotADirectoryError):
         return AuditStorageError(f"cannot {action} {directory}: expected a directory, found something else")
-    users = _users(error.filename, directory) if error.errno == errno.EACCES else ""
+    # Also where the modes would allow it: of an append-only file (`chattr +a`), the operator has to know which it is.
+    users = _users(error.filename, directory) if error.errno in (errno.EACCES, errno.EPERM) else ""
     return AuditStorageError(f"cannot {action} {directory}: {error.strerror or error}{users}")
 
 

@@ -224,7 +224,8 @@ class TrailWriter:
             name, later = files[index], files[index + 1 :]
             fd, can_grow = open_to_append(self._directory, name)
             self._fd = fd
-            if known is not None and (name, offset) == known.record:
+            # With another head the chain resumes there, behind damage that has taken the newest record.
+            if known is not None and ((name, offset), head) == (known.record, known.head):
                 check_newest(fd, known)
             head, size, rest = Lines(fd, name).follow(offset, head)
             if rest:
