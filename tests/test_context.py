@@ -460,9 +460,7 @@ def _numbers() -> Iterator[int]:
 @pytest.mark.parametrize(("given", "kind"), [(print, "a builtin_function_or_method"), ({"user_id": "alice"}, "a dict")])
 def test_a_value_without_a_name_is_refused_with_words(enter: Any, given: Any, kind: str) -> None:
     """A decorator without parentheses, and a mapping without `**`, are told what they should be."""
-    words = (
-        f'{enter.__name__}: expected values by name, as in {enter.__name__}(user_id="alice"); got {kind} without a name'
-    )
+    words = f'{enter.__name__}: expected values by name, as in {enter.__name__}(user_id="alice"); got {kind}'
     with pytest.raises(TypeError, match=re.escape(words)):
         enter(given)
 

@@ -119,7 +119,7 @@ def bind_audit_context(*_unnamed: Never, **values: Any) -> None:
 def _check_names(function: str, unnamed: tuple[object, ...], values: dict[str, Any]) -> None:
     if unnamed:
         words = f'expected values by name, as in {function}(user_id="alice")'
-        raise TypeError(f"{function}: {words}; got {kind_of(unnamed[0])} without a name")
+        raise TypeError(f"{function}: {words}; got {kind_of(unnamed[0])}")
     look_for_typos(values, _NAMES)
 
 

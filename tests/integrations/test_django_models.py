@@ -181,6 +181,14 @@ def test_what_the_database_computes_is_recorded_as_it_came_out(trail: AuditTrail
     assert changes(trail) == [{"visits": [0, 2]}, {"findings": [{}, {"pulse": [60]}]}]
 
 
+def test_json_is_compared_as_it_comes_back(trail: AuditTrail, patient: Any) -> None:
+    """A tuple, and a key that is a number, are no change for an object that is saved again as it is."""
+    patient.findings = {"pressure": (120, 80), 7: "ward"}
+    patient.save()
+    patient.save()
+    assert changes(trail) == [{"findings": [{}, {"pressure": [120, 80], "7": "ward"}]}]
+
+
 def test_secrets_are_masked(trail: AuditTrail) -> None:
     """Of a token, a password and a field of your choice the change is recorded, and no value."""
     badge = models.Badge.objects.create(number=uuid.uuid4(), pin="1234")

@@ -12,6 +12,7 @@ from fapilog.record.chain import Seal
 
 structlog = pytest.importorskip("structlog")
 
+from fapilog.integrations.logging import AuditHandler  # noqa: E402
 from fapilog.integrations.structlog import AuditProcessor  # noqa: E402  imports structlog
 
 
@@ -184,3 +185,23 @@ def test_what_is_logged_while_storing_is_left_out(tmp_path: Path) -> None:
     assert [event.message for event in stored(trail, processor)] == ["0", "1", "2"]
     assert processor.dropped == 0
     processor.close()
+
+
+def test_the_handler_takes_what_structlog_leaves_to_a_formatter(trail: AuditTrail) -> None:
+    """Behind `wrap_for_formatter` a line is the event that it is with the processor, and no text of all its values."""
+    handler = AuditHandler(trail)
+    logger = logging.Logger("shop")  # noqa: LOG001  for this test alone
+    logger.addHandler(handler)
+    wrap = structlog.stdlib.ProcessorFormatter.wrap_for_formatter
+    log = structlog.wrap_logger(logger, processors=[wrap], wrapper_class=structlog.stdlib.BoundLogger)
+    log.error("payment failed", card="4711", audit={"user_id": "alice", "order": 7})
+    log.info("no", audit=False)
+    log.info("seen", audit=True)
+    log.error("failed", exc_info=KeyError("s3cret"))
+    handler.flush()
+    failed, seen, raised = trail.sync.get_events(limit=9)[::-1]
+    assert (failed.message, failed.user_id, dict(failed.metadata)) == ("payment failed", "alice", {"order": 7})
+    assert (seen.message, seen.log_level, dict(seen.metadata)) == ("seen", AuditLogLevel.INFO, {})
+    assert raised.error is not None
+    assert (raised.message, raised.error.type) == ("failed", "KeyError")
+    handler.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any, Final
 
 from ..core.audit import AuditTrail
@@ -12,7 +13,7 @@ from ..record.intake import FIELDS, TEXT_FIELDS
 from ..record.values import given_tags, given_text, kind_of
 from ._backlog import Backlog, is_storing
 
-__all__ = ["AUDIT", "Recording", "level_number", "read"]
+__all__ = ["AUDIT", "Recording", "exception_of", "level_number", "read"]
 
 AUDIT: Final = "audit"
 """The name under which a call gives the fields of its event."""
@@ -38,6 +39,16 @@ def level_number(level: int | str) -> int:
     if number is None:
         raise ValueError(f"level: expected one of {', '.join(logging.getLevelNamesMapping())}; got {level[:100]!r}")
     return number
+
+
+def exception_of(exc_info: Any) -> BaseException | None:
+    """Return the exception that a call gave as ``exc_info``, which may be true, a tuple or the exception itself."""
+    if isinstance(exc_info, BaseException):
+        return exc_info
+    if isinstance(exc_info, tuple):
+        return exc_info[1] if len(exc_info) > 1 and isinstance(exc_info[1], BaseException) else None
+    # Not whether it is true: it may be anything.
+    return None if exc_info is None or exc_info is False else sys.exc_info()[1]
 
 
 class Recording:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from ..record.values import UnreadableError, ask, given_text
 from ._backlog import Waiting
-from ._logrecords import AUDIT, Recording, level_number
+from ._logrecords import AUDIT, Recording, exception_of, level_number
 
 __all__ = ["AuditHandler"]
 
@@ -83,12 +83,14 @@ class AuditHandler(Recording, logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Store *record* soon, if it is to become an event. An error goes to `handleError`."""
         try:
-            given = _given(record)
+            call = _call_of_structlog(record)
+            given = _given(record) if call is None else call.get(AUDIT)
             if self._is_audited(record.name, record.levelno, given):
-                error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+                message = _message(record) if call is None else given_text(call.get("event"))
+                error = exception_of(record.exc_info or (None if call is None else call.get("exc_info")))
                 fields = self._read(given)
                 where = record.name, record.funcName
-                self._backlog.add(Waiting(_message(record), fields, record.levelno, error, record.created, *where))
+                self._backlog.add(Waiting(message, fields, record.levelno, error, record.created, *where))
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException:
@@ -98,6 +100,15 @@ class AuditHandler(Recording, logging.Handler):
         """Flush, end the thread, and make logging forget the handler. A record that comes later is stored too."""
         super().close()
         logging.Handler.close(self)
+
+
+def _call_of_structlog(record: logging.LogRecord) -> dict[str, Any] | None:
+    """
+    Return the event dict that structlog leaves to its `ProcessorFormatter`; None for any other record.
+
+    As a message it would be a text of all its values.
+    """
+    return record.msg if isinstance(record.msg, dict) and hasattr(record, "_logger") else None
 
 
 def _given(record: logging.LogRecord) -> object:

@@ -12,9 +12,8 @@ Record log calls of structlog.
 from __future__ import annotations
 
 import logging
-import sys
 import time
-from typing import Any, Final
+from typing import Final
 
 from structlog.processors import NAME_TO_LEVEL
 from structlog.typing import EventDict, WrappedLogger
@@ -22,7 +21,7 @@ from structlog.typing import EventDict, WrappedLogger
 from ..record.values import given_text
 from ..tasks.strangers import Log, tamed
 from ._backlog import Waiting
-from ._logrecords import AUDIT, Recording
+from ._logrecords import AUDIT, Recording, exception_of
 
 __all__ = ["AuditProcessor"]
 
@@ -70,7 +69,7 @@ class AuditProcessor(Recording):
         level = _level(event_dict.get("level_number"), event_dict.get("level"), method_name)
         given = event_dict.get(AUDIT)
         if self._is_audited(component, level, given):
-            message, error = given_text(event_dict.get("event")), _error(event_dict.get("exc_info"))
+            message, error = given_text(event_dict.get("event")), exception_of(event_dict.get("exc_info"))
             self._backlog.add(Waiting(message, self._read(given), level, error, time.time(), component))
 
 
@@ -92,13 +91,3 @@ def _level(number: object, name: object, method: str) -> int:
         if isinstance(each, str) and (level := NAME_TO_LEVEL.get(each.lower())) is not None:
             return level
     return logging.CRITICAL if method == "fatal" else logging.INFO
-
-
-def _error(exc_info: Any) -> BaseException | None:
-    """Return the exception of ``exc_info``, which may be true, a tuple or the exception itself."""
-    if isinstance(exc_info, BaseException):
-        return exc_info
-    if isinstance(exc_info, tuple):
-        return exc_info[1] if len(exc_info) > 1 and isinstance(exc_info[1], BaseException) else None
-    # Not whether it is true: it may be anything.
-    return None if exc_info is None or exc_info is False else sys.exc_info()[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial, wraps
@@ -9,7 +10,6 @@ from typing import Any, Final, Literal, TypeVar, Unpack, overload
 
 from django.apps import apps
 from django.db import transaction
-from django.db.models import Model
 from django.db.models.signals import class_prepared, m2m_changed, post_delete, post_save, pre_delete, pre_save
 
 from ...context import settled_context
@@ -130,7 +130,7 @@ def target_of(instance: Any) -> Target:
         ValueError: It has no primary key: it was never saved, or is deleted.
     """
     meta: Any = getattr(instance, "_meta", None)
-    if not isinstance(instance, Model):
+    if isinstance(instance, type) or meta is None:
         raise TypeError(f"instance: expected an object of a model; got {kind_of(instance)}")
     if instance.pk is None:
         raise ValueError(f"instance: expected a saved {meta.label}; got one without a primary key")
@@ -337,7 +337,9 @@ def _prepared(field: Any, value: Any) -> Any:
     """Return a value as it is given to the database, so that "1" and 1 are no difference."""
     # A value that the field does not take is the site's error, which is raised there.
     try:
-        return field.get_prep_value(value)
+        prepared = field.get_prep_value(value)
+        # Of a JSONField, the database has a list for a tuple, and texts for keys and times.
+        return json.loads(json.dumps(prepared, cls=field.encoder)) if hasattr(field, "encoder") else prepared
     except Exception as error:
         if is_interrupt(error):
             raise
