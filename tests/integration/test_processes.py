@@ -61,6 +61,13 @@ def test_a_child_does_not_share_the_lock(tmp_path: Path, backend: str) -> None:
 
 @pytest.mark.slow
 @backends
+def test_a_fork_waits_for_an_import_in_a_thread(tmp_path: Path, backend: str) -> None:
+    """A child that is forked in the midst of a thread's first call in a loop can make such a call too."""
+    assert len(check(tmp_path, play("importing", tmp_path, backend))) == 2
+
+
+@pytest.mark.slow
+@backends
 @pytest.mark.parametrize("scene", ["preload", "running"])
 def test_a_trail_is_used_before_and_after_a_fork(tmp_path: Path, scene: str, backend: str) -> None:
     """A trail that was made before a fork works on both sides of it: one chain, each alert sent by its own process."""

@@ -8,8 +8,10 @@ Ends with 0 if all went well. Prints the ids of the events that are stored.
 
 from __future__ import annotations
 
+import builtins
 import fcntl
 import functools
+import importlib
 import multiprocessing
 import os
 import signal
@@ -18,7 +20,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
@@ -238,6 +240,41 @@ def orphaned(directory: Path) -> None:
     assert incidents(directory) == [False], "the child has kept the lock of its parent, which is gone"
 
 
+def importing(directory: Path) -> None:
+    """Fork while a thread makes the first call in a loop, and has half imported what anyio needs for that."""
+    importlib.import_module(BACKEND)
+    trail, half, go_on = AuditTrail(storage_path=directory), threading.Event(), threading.Event()
+    import_as_ever, name = builtins.__import__, f"anyio._backends._{BACKEND}"
+
+    def slow_import(module: str, *args: Any, **kwargs: Any) -> Any:
+        if args and args[0] and args[0]["__name__"] == name and not half.is_set():
+            half.set()
+            go_on.wait()
+        return import_as_ever(module, *args, **kwargs)
+
+    vars(builtins)["__import__"] = slow_import
+    thread = threading.Thread(target=run, args=(trail, "parent in a thread"))
+    thread.start()
+    half.wait()
+    # The import goes on as soon as the fork begins, or a moment later.
+    os.register_at_fork(before=go_on.set)
+
+    def child() -> None:
+        signal.alarm(20)
+        run(trail, "child")
+
+    pid = in_child(child)
+    thread.join()
+    wait_for(pid)
+
+
 if __name__ == "__main__":
-    scenes = {"held": held, "preload": preload, "running": running, "failing": failing, "orphaned": orphaned}
+    scenes = {
+        "held": held,
+        "preload": preload,
+        "running": running,
+        "importing": importing,
+        "failing": failing,
+        "orphaned": orphaned,
+    }
     scenes[sys.argv[1]](Path(sys.argv[2]))

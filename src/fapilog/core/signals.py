@@ -221,6 +221,10 @@ class Announcer:
 
     def call(self, receiver: Callable[..., object], /, *args: Any, **details: Any) -> None:
         """Call *receiver* as one of a signal's: contained, and in the background if it is asynchronous."""
+        if _function(receiver) is self._ours:
+            # It logs no event: one that a signal handler logs meanwhile is the application's own, and may alert.
+            receiver(*args, **details)
+            return
         try:
             if _is_coroutine_function(receiver):
                 # Nothing of it runs before it is awaited, so it can't log an event here.
@@ -236,8 +240,6 @@ class Announcer:
         except BaseException as error:
             # CancelledError, GeneratorExit and the panics of extension modules are no Exception; raised by a plain
             # function they are no cancellation of the caller either.
-            if _function(receiver) is self._ours:
-                raise
             _log_failure(receiver, error)
 
     def give_up(self) -> None:
