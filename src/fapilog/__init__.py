@@ -180,22 +180,27 @@ _ON_DEMAND: Final = {
 }
 
 
+# Not the rest here either: freezegun and `help` ask for every name that is listed, and would import all libraries, or
+# fail where one is missing.
+_listed: Final = set(__all__)
+
+
 def __dir__() -> list[str]:
-    # Not the rest here either: freezegun and `help` ask for every name that is listed, and would import all libraries,
-    # or fail where one is missing.
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_listed})
 
 
 if not TYPE_CHECKING:  # to type checkers it would make every name an attribute
 
     def __getattr__(name: str) -> object:
         from importlib import import_module  # noqa: PLC0415  for these names alone
-        from types import SimpleNamespace  # noqa: PLC0415
 
         if name not in _ON_DEMAND:
-            # With these, Python suggests the nearest name.
-            names = SimpleNamespace(**dict.fromkeys((*globals(), *_ON_DEMAND)))
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=names)
+            if not name.startswith("_"):
+                # It is mistyped, and Python looks through the list for the nearest name.
+                _listed.update(_ON_DEMAND)
+            raise AttributeError(
+                f"module {__name__!r} has no attribute {name!r}", name=name, obj=import_module(__name__)
+            )
         from ._extras import MissingExtraError  # noqa: PLC0415
 
         try:

@@ -507,7 +507,11 @@ def test_the_settings_are_checked(tmp_path: Path) -> None:
     assert found(**good, trusted_proxy=1) == [
         "AUDIT.trusted_proxy: there is no such option; did you mean trusted_proxies?"
     ]
-    assert found() == ["AUDIT.path: expected the directory of the trail, such as BASE_DIR / 'audit'; got nothing"]
+    # As of a variable of the environment that is not set.
+    for nothing in ({}, {"path": None}, {"storage": None}):
+        assert found(**nothing) == [
+            "AUDIT.path: expected the directory of the trail, such as BASE_DIR / 'audit'; got nothing"
+        ]
     for options, words in (
         ({"trusted_proxies": -1}, "AUDIT.trusted_proxies: expected a number of at least 0; got -1"),
         ({"trusted_proxies": "1"}, "AUDIT.trusted_proxies: expected a whole number; got a str"),

@@ -56,7 +56,7 @@ class AuditMiddleware:
         app: The application. It may be another middleware.
         trail: Stores the events of *log_requests*; not needed without.
         user: Called with the scope when an event is logged; returns the user's id, or None. By then the application has
-            authenticated the user: ``lambda scope: scope["user"].display_name``. It must not wait.
+            authenticated the user: ``lambda scope: scope.get("state", {}).get("user_id")``. It must not wait.
         session: Likewise for the id of the session. Never return a cookie by which a session can be taken over.
         trusted_proxies: How many proxies of your own a request comes through. All must append the address that they
             were asked from to *proxy_header*. The entries are counted from the right, so that a client can't forge its

@@ -47,8 +47,8 @@ class Audit:
         app: The application. Without one, call `init_app`.
         trail: Stores the events. It needs no start: see `AuditTrail.sync`.
         user: Called when an event is logged in a request, where `g` and `session` are there; returns the user's id, or
-            None: ``lambda: g.user_id``. By default it is the *id* of Flask-Login's current user, if the application has
-            a login manager.
+            None: ``lambda: g.get("user_id")``. By default it is the *id* of Flask-Login's current user, if the
+            application has a login manager.
         session: Likewise for the id of the session. Never return a cookie by which a session can be taken over.
         trusted_proxies: How many proxies of your own a request comes through. All must append the address that they
             were asked from to *proxy_header*. The entries are counted from the right, so that a client can't forge its

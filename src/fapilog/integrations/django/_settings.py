@@ -96,7 +96,7 @@ def problems() -> list[str]:
 
 def _misfits(given: Mapping[str, Any]) -> list[str]:
     found = [f"AUDIT.{name}: there is no such option{_meant(str(name))}" for name in given if name not in _KNOWN]
-    if "path" not in given and "storage" not in given:
+    if given.get("path") is None and given.get("storage") is None:
         # A relative default would be another directory for `manage.py audit` than for the server.
         found.append("AUDIT.path: expected the directory of the trail, such as BASE_DIR / 'audit'; got nothing")
     return found
