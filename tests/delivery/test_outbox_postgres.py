@@ -125,6 +125,24 @@ async def test_an_event_that_is_not_stored_leaves_no_alert(database: Server, sto
     assert rows(database, storage, "outbox") == [("pager",)]
 
 
+async def test_an_alert_without_a_number_of_its_own(database: Server, storage: PostgresStorage) -> None:
+    """Where the database numbers alerts from behind, as after logical replication, no event is stored without one."""
+    trail = AuditTrail(storage=storage, alert_dispatcher=pager(Scripted(), storage))
+    await trail.log_security_event(VIOLATION, "before")
+    taken = """\
+        INSERT INTO fapilog.alerts (id, trail, outbox, event_id, sequence_number, event_type, severity)
+        OVERRIDING SYSTEM VALUE
+        SELECT nextval(pg_get_serial_sequence('fapilog.alerts', 'id')) + 1, 'another', 'pager', %s, 1, 't', 's'
+    """
+    with psycopg.connect(database.dsn()) as connection:
+        connection.execute(taken, [storage.trail])
+    with pytest.raises(AuditStorageError, match=r"the sequence of fapilog\.alerts\.id is behind its rows"):
+        await trail.log_security_event(VIOLATION, "refused")
+    assert [event.message for event in await trail.get_events()] == ["before"]
+    event_id = await trail.log_security_event(VIOLATION, "after")
+    assert (event_id,) in rows(database, storage, "event_id")
+
+
 async def test_a_role_that_may_not_alert_stores_nothing(database: Server, storage: PostgresStorage) -> None:
     """Where the alert can't be put in, the event is not stored either."""
     with psycopg.connect(database.dsn(), autocommit=True) as connection:

@@ -5,6 +5,7 @@ import functools
 import itertools
 import re
 import sqlite3
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -448,7 +449,7 @@ def only_crashes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow_on_trio
 @pytest.mark.usefixtures("only_crashes")
-async def test_a_process_that_is_killed_may_lose_nothing(tmp_path: Path) -> None:
+async def test_a_process_that_is_killed_may_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A storage that forgets with its process what it has stored is found, and so is one that another can't make."""
     make = functools.partial(in_files, tmp_path)
     words = r"crash: every event whose append returned before the process was killed should be there once.* 0 more than"
@@ -458,6 +459,11 @@ async def test_a_process_that_is_killed_may_lose_nothing(tmp_path: Path) -> None
         await check_storage(make, elsewhere=functools.partial(in_files, "no path"))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"^elsewhere: expected a function that can be pickled; got "):
         await check_storage(make, elsewhere=lambda place: in_files(tmp_path, place))
+    script: dict[str, Any] = {"__name__": "__main__"}
+    exec("def storage_at(place): ...", script)  # noqa: S102
+    monkeypatch.setattr(sys.modules["__main__"], "storage_at", script["storage_at"], raising=False)
+    with pytest.raises(TypeError, match=r"^elsewhere: expected a function of a module .*; got one of __main__$"):
+        await check_storage(make, elsewhere=script["storage_at"])
 
 
 @pytest.mark.parametrize("condition", EventFilter.__struct_fields__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import pickletools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,10 +30,12 @@ _SCRIPT: Final = "import sys; sys.path[:] = {path!r}; from fapilog.testing._appe
 def require_picklable(name: str, make: Callable[[str], AuditStorage]) -> Callable[[str], AuditStorage]:
     """Return *make* if another process can get it; raise TypeError, whose message begins with *name*, if not."""
     try:
-        pickle.dumps(make)
+        pickled = pickle.dumps(make)
     except Exception as error:
         words = f"expected a function that can be pickled; got {type(error).__qualname__}: {error}"
         raise TypeError(f"{name}: {words}") from None
+    if any(argument == "__main__" for _, argument, _ in pickletools.genops(pickled)):
+        raise TypeError(f"{name}: expected a function of a module that another process can import; got one of __main__")
     return make
 
 

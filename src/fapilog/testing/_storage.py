@@ -81,7 +81,7 @@ async def check_storage(
 
     Raises:
         AssertionError: It does not. The message begins with the clause, and with the expectation.
-        TypeError: *elsewhere* can't be pickled.
+        TypeError: *elsewhere* can't be pickled, or is a function of ``__main__``.
     """
     # A new one for every run: a database may still have the places of the last run.
     run = secrets.token_hex(4)

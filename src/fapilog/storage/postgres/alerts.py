@@ -12,6 +12,7 @@ from typing import Final
 
 import psycopg
 
+from ...record.errors import AuditStorageError
 from ...record.formats import encoded
 from ...record.options import require_text
 from ...record.values import text
@@ -29,12 +30,17 @@ _LONGEST_NAME: Final = 200
 _PUT: Final = """\
 INSERT INTO fapilog.alerts (trail, outbox, sequence_number, event_id, event_type, severity, channel, event)
 SELECT %s, * FROM unnest(%s::text[], %s::int8[], %s::text[], %s::text[], %s::text[], %s::text[], %b::bytea[])
-ON CONFLICT DO NOTHING
+ON CONFLICT (trail, event_id, outbox, sequence_number) DO NOTHING
 """
 
 
 def put_alerts(connection: Connection, trail: str, alerts: Sequence[KeptAlert]) -> int:
-    """Put *alerts* into their outboxes, in the transaction of *connection*; return how many were not there yet."""
+    """
+    Put *alerts* into their outboxes, in the transaction of *connection*; return how many were not there yet.
+
+    Raises:
+        AuditStorageError: The database gives them numbers that other alerts have.
+    """
     if not alerts:
         return 0
     rows = [
@@ -49,7 +55,11 @@ def put_alerts(connection: Connection, trail: str, alerts: Sequence[KeptAlert]) 
         )
         for alert in alerts
     ]
-    return connection.execute(_PUT, (trail, *map(list, zip(*rows, strict=True)))).rowcount
+    with contextlib.suppress(psycopg.errors.UniqueViolation):
+        return connection.execute(_PUT, (trail, *map(list, zip(*rows, strict=True)))).rowcount
+    # Logical replication copies the rows, and not the sequence of their numbers:
+    # https://www.postgresql.org/docs/current/logical-replication-restrictions.html
+    raise AuditStorageError("the sequence of fapilog.alerts.id is behind its rows: set it to the greatest id")
 
 
 def told(value: object) -> str:
