@@ -12,7 +12,7 @@ import ssl
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Callable, Container, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from functools import partial
@@ -31,7 +31,9 @@ from fapilog import (
     TransientDeliveryError,
 )
 from tests.clock import passing
+from tests.doubles.http_providers import EACH, Provider
 from tests.doubles.origin import SECRET_PATH, Answer, Fault, Origin
+from tests.providers.conftest import an_event
 
 httpx2 = pytest.importorskip("httpx2")
 trustme = pytest.importorskip("trustme")
@@ -804,6 +806,20 @@ async def test_connections_are_kept(origin: Origin) -> None:
     for _ in range(2):
         await vendor.post(origin.url)
     assert origin.connections == 3
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("provider", EACH)
+async def test_every_provider_keeps_its_connection(origin: Origin, provider: Provider) -> None:
+    """Entered, each sends its alerts over one connection, which is closed when it is left."""
+    origin.script(provider.taken)
+    dispatcher = provider.make(origin.base_url)
+    assert isinstance(dispatcher, AbstractAsyncContextManager)
+    for connections in (1, 2):
+        async with dispatcher:
+            for _ in range(2):
+                await dispatcher.send_alert(an_event(), severity="security")
+        assert origin.connections == connections
 
 
 async def test_alerts_share_a_client(origin: Origin) -> None:

@@ -423,6 +423,22 @@ def test_a_hold_that_is_none(directory: Path) -> None:
         remove_hold(directory, "x")
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"reason": b"case 7"}, "reason: expected text; got a bytes"),
+        ({"since": "1 May"}, "since: expected a date; got a str"),
+        ({"until": datetime(2026, 1, 1, tzinfo=UTC)}, "until: expected a date; got a datetime"),
+    ],
+)
+def test_a_hold_of_other_types_is_refused(directory: Path, given: dict[str, Any], message: str) -> None:
+    """What could not be read again is refused before it is written, and the other holds stay."""
+    hold = add_hold(directory, "case 7")
+    with pytest.raises(TypeError, match=f"^{message}$"):
+        add_hold(directory, **{"reason": "x", **given})
+    assert holds_on(directory) == [hold]
+
+
 @pytest.mark.one_backend
 async def test_keep_from(directory: Path) -> None:
     """The day with the record that is named stays, and all after it."""

@@ -49,6 +49,9 @@ def connect(*, sender: AuditTrail | None = None, logger: str = "fapilog.alerts")
     Args:
         sender: The trail whose alerts are logged; None logs the alerts of all trails.
         logger: The name of the logger.
+
+    Raises:
+        TypeError: *sender* is no trail, or *logger* no text.
     """
     if sender is not None:
         require_kind("sender", sender, AuditTrail)

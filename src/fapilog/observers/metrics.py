@@ -87,7 +87,7 @@ def connect(
         replications: Whose state is measured.
 
     Raises:
-        TypeError: *outboxes* or *replications* is no list of them.
+        TypeError: *sender* is no trail, or *outboxes* or *replications* is no list of them.
         ValueError: *registry* has metrics of these names already, or two *outboxes*, or two *replications*, have the
             same name.
     """

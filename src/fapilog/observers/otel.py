@@ -67,7 +67,7 @@ def connect(
         replications: Whose state is measured.
 
     Raises:
-        TypeError: *outboxes* or *replications* is no list of them.
+        TypeError: *sender* is no trail, or *outboxes* or *replications* is no list of them.
         ValueError: Two *outboxes*, or two *replications*, have the same name.
     """
     if sender is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Generator
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Final
 
@@ -17,8 +17,9 @@ import msgspec
 
 from ..record.errors import AuditStorageError
 from ..record.formats import from_json
+from ..record.options import require_text
 from ..record.times import Day, Moment, standard_now
-from ..record.values import text
+from ..record.values import kind_of, text
 from ._archive.day import exclusive
 from ._files.directory import newest_file
 from ._regular import content_of_small
@@ -83,10 +84,16 @@ def add_hold(directory: Path, reason: str, *, since: date | None = None, until: 
 
     Raises:
         AuditStorageError: The file can't be read or written, or retention is being applied.
+        TypeError: *reason* is no text, or a day is no date, but a time or a text.
         ValueError: No reason, or the days are in the wrong order.
     """
-    if not reason.strip():
+    if not require_text("reason", reason).strip():
         raise ValueError("reason: expected words; got none")
+    days: dict[str, object] = {"since": since, "until": until}
+    for name, day in days.items():
+        # A file with anything else could not be read again: no hold would be known, and no day be removed.
+        if day is not None and (not isinstance(day, date) or isinstance(day, datetime)):
+            raise TypeError(f"{name}: expected a date; got {kind_of(day)}")
     if since is not None and until is not None and until < since:
         raise ValueError(f"until: expected no day before {since}; got {until}")
     hold = Hold(id=uuid.uuid4().hex[:8], reason=text(reason), since=since, until=until, set_at=standard_now())
