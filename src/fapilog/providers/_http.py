@@ -118,7 +118,7 @@ class Poster:
         judge: Is asked first about any answer but a web page; None lets the status alone decide.
         timeout: Seconds for one attempt, from the connection to the end of the answer.
         client: Sends the requests, with your proxies and certificates, in one event loop; it stays yours to close. None
-            makes clients, for any loops, which use the proxies of the environment, but not for this machine's
+            makes connections, for any loops, through the proxies of the environment, but not to this machine's
             addresses.
         allow_http: Whether an address may begin with ``http:`` and not be this machine's.
         repeatable: Whether the vendor recognises an alert by a key, and takes it once however often it comes.
