@@ -395,6 +395,20 @@ async def test_the_key_is_asked_for_each_time(trail: AuditTrail) -> None:
         verify_heartbeat(second, "first key 0123456789")
 
 
+@pytest.mark.parametrize("kind", [BaseException, GeneratorExit, asyncio.CancelledError])
+async def test_no_key_ends_the_heartbeats(trail: AuditTrail, kind: type[BaseException]) -> None:
+    """Whatever the function that returns the key raises costs one heartbeat, and not those after it."""
+    calls = iter(range(9))
+
+    def key() -> str:
+        if next(calls) == 1:
+            raise kind
+        return KEY
+
+    await run(trail, dispatcher := Dispatcher(), 181, key=key)
+    assert dispatcher.times == [0, 120, 180]
+
+
 async def test_the_key_can_not_be_printed(trail: AuditTrail, caplog: pytest.LogCaptureFixture) -> None:
     """Neither the repr nor a log nor an error nor what is sent shows the key."""
     caplog.set_level(logging.DEBUG)

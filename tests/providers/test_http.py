@@ -516,6 +516,18 @@ async def test_what_stays_on_this_machine_uses_no_proxy(proxy: Origin, origin: O
     assert [request.path for request in proxy.requests] == ["http://pager.example.com/x"]
 
 
+async def test_a_proxy_that_is_not_there(proxy: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why there is no connection is told with the way: it may be the proxy to which there is none."""
+    monkeypatch.setenv("https_proxy", "127.0.0.1:1")
+    error = await failure_of(Vendor(), f"https://pager.example.com{SECRET_PATH}")
+    assert type(error) is TransientDeliveryError
+    assert str(error) == (
+        "vendor: no connection through the proxy of the environment"
+        " (the connection was refused; nothing listens at the port)"
+    )
+    assert not proxy.requests
+
+
 @pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("excepted", "host"),

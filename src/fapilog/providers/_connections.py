@@ -84,20 +84,26 @@ class Connections:
             for transport in (self._direct, *self._proxied.values()):
                 closing.push_async_callback(transport.aclose)
 
+    def way(self, url: httpx2.URL, *, near: bool) -> str:
+        """Return the way to *url* in words for messages; empty if it is direct."""
+        return "" if self._transport(url, near=near) is self._direct else " through the proxy of the environment"
+
     async def send(
         self, url: httpx2.URL, headers: RawHeaders, content: httpx2.AsyncByteStream, *, near: bool
     ) -> httpx2.Response:
         """Post *content*, and return the answer, without its body; to this machine if *near*, past any proxy."""
         own = [*_DEFAULTS, *_credentials(url)]
-        # The proxies must not see requests to this machine: those may be unencrypted.
-        transport = self._direct if near else self._way(url)
-        return await transport.handle_async_request(_request(url, _merged(own, headers), content))
+        request = _request(url, _merged(own, headers), content)
+        return await self._transport(url, near=near).handle_async_request(request)
 
-    def _way(self, url: httpx2.URL) -> httpx2.AsyncHTTPTransport:
-        found = self._proxied.get(url.scheme)
+    def _transport(self, url: httpx2.URL, *, near: bool) -> httpx2.AsyncHTTPTransport:
+        # The proxies must not see requests to this machine: those may be unencrypted.
+        found = None if near else self._proxied.get(url.scheme)
+        if found is None:
+            return self._direct
         # An IPv6 address stands in NO_PROXY with brackets or without.
         hosts = (url.host, url.netloc.decode("ascii"))
-        return self._direct if found is None or any(map(proxy_bypass, hosts)) else found
+        return self._direct if any(map(proxy_bypass, hosts)) else found
 
 
 class GivenClient:
@@ -112,6 +118,10 @@ class GivenClient:
     def __init__(self, name: str, client: httpx2.AsyncClient) -> None:
         self._name = name
         self._client = client
+
+    def way(self, url: httpx2.URL, *, near: bool) -> str:  # noqa: ARG002
+        """Return no words: the client has its own proxies."""
+        return ""
 
     async def send(
         self,

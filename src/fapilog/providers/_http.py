@@ -118,7 +118,7 @@ class Poster:
         judge: Is asked first about any answer but a web page; None lets the status alone decide.
         timeout: Seconds for one attempt, from the connection to the end of the answer.
         client: Sends the requests, with your proxies and certificates, in one event loop; it stays yours to close. None
-            makes clients, for any loops, which use the proxies of the environment, but not for this machine's
+            makes connections, for any loops, through the proxies of the environment, but not to this machine's
             addresses.
         allow_http: Whether an address may begin with ``http:`` and not be this machine's.
         repeatable: Whether the vendor recognises an alert by a key, and takes it once however often it comes.
@@ -276,11 +276,12 @@ class Poster:
         response: httpx2.Response | None = None
         body = bytearray()
         ended = False
-        failed = ""
+        failed = way = ""
         with muted(), anyio.move_on_after(self._timeout):
             try:
                 url, is_near = self._parsed(request.url)
                 async with await self._connections() as connections:
+                    way = connections.way(url, near=is_near)
                     response = await connections.send(url, _headers(request), stream, near=is_near)
                     try:
                         # To the end, within the time: a generator of httpx2 that is left early warns on trio.
@@ -306,7 +307,7 @@ class Poster:
             return unpacked(response.status_code, response.headers, bytes(body), ended=ended)
         if stream.begun:
             return self._unknown(f"sent, but there was no answer ({failed})")
-        return TransientDeliveryError(f"{self._name}: no connection ({failed})")
+        return TransientDeliveryError(f"{self._name}: no connection{way} ({failed})")
 
     async def _connections(self) -> AbstractAsyncContextManager[Connections | GivenClient]:
         """Return the connections to post by, which are closed then unless they are kept, or given."""

@@ -72,7 +72,7 @@ class OpsgenieDispatcher(Uncopied):
         disclosure: How much of an event is sent.
         link: The way to a record, for example ``https://audit.example.com/{event_id}``.
         timeout: Seconds for one attempt.
-        client: Sends the requests, all in one event loop; it stays yours to close. None makes clients, for any loops.
+        client: Sends the requests, all in one event loop; it stays yours to close. None connects in any loops.
         allow_http: Whether *base_url* may begin with ``http:`` and not be this machine's.
 
     Raises:

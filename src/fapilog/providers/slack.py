@@ -112,7 +112,7 @@ class SlackDispatcher(Uncopied):
         disclosure: How much of an event is sent.
         link: The way to a record, for example ``https://audit.example.com/{event_id}``.
         timeout: Seconds for one attempt.
-        client: Sends the requests, all in one event loop; it stays yours to close. None makes clients, for any loops.
+        client: Sends the requests, all in one event loop; it stays yours to close. None connects in any loops.
         allow_http: Whether the address may begin with ``http:`` and not be this machine's.
 
     Raises:
