@@ -69,6 +69,7 @@ def numbers(printed: str) -> list[int]:
         (("--metadata", "status=403"), [2]),
         (("--metadata", "order=42"), []),
         (("--metadata", 'order="42"'), [2]),
+        (("--metadata", "order=" + "[" * 100_000), []),
         (("--metadata", "resource=patient/42", "--user", "bob"), []),
         (("--since", "1h"), [3, 2, 1]),
         (("--until", "1h"), []),

@@ -77,9 +77,21 @@ def test_what_a_later_version_wrote_is_kept() -> None:
     assert event.event_type.value == "quantum_leap"
     assert event.log_level.value == "fatal"
     assert event.message == "m"
-    assert event.actor is None
+    assert event.actor == Actor(id="a")
     assert event.unknown == {"site": "moon", "actor": {"id": "a", "species": "x"}}
     assert event.format_version == 3
+
+
+async def test_a_target_with_a_member_more_is_asked_for(tmp_path: Path) -> None:
+    """A record whose target and actor have members of a later version is found by the members that are known."""
+    parties = {"target": {"type": "patient", "id": "42", "ward": "A"}, "actor": {"id": "a", "species": "x"}}
+    (tmp_path / "audit_2030-01-01.jsonl").write_bytes(line_of(1, None, **parties) + b"\n")
+    trail = AuditTrail(storage_path=tmp_path)
+    questions: list[dict[str, Any]] = [{"target": "patient/42"}, {"actor": "a"}, {"target": "patient/42", "actor": "a"}]
+    for asked in questions:
+        [event] = await trail.get_events(**asked)
+        assert (event.target, event.unknown) == (Target(type="patient", id="42"), parties)
+    assert await trail.get_events(target="patient/4") == []
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def _value(given: str) -> tuple[str, Any]:
         raise typer.BadParameter(f"expected NAME=VALUE; got {given!r}")
     try:
         return name, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):  # nested too deeply, say
         return name, value
 
 

@@ -206,15 +206,19 @@ def taken(members: Mapping[str, Any]) -> dict[str, Any]:
     for field in _fields():
         if field.name in _OURS or field.name not in members:
             continue
+        given = members[field.name]
+        kinds = [kind for kind in (field.type, *get_args(field.type)) if isinstance(kind, type)]
+        for kind in kinds:
+            if issubclass(kind, msgspec.Struct) and type(given) is dict:
+                # Of a target with a member more, the id is still asked for.
+                given = {name: given[name] for name in kind.__struct_fields__ if name in given}
         try:
-            value = msgspec.convert(members[field.name], field.type)
+            value = msgspec.convert(given, field.type)
             found[field.name] = in_utc(field.name, value) if isinstance(value, datetime) else value
         except (msgspec.ValidationError, ValueError) as error:
-            value = members[field.name]
-            kinds = [kind for kind in (field.type, *get_args(field.type)) if isinstance(kind, type)]
             enums = [kind for kind in kinds if issubclass(kind, Enum)]
-            if enums and type(value) is str:
-                found[field.name] = unlisted(enums[0], value)
+            if enums and type(given) is str:
+                found[field.name] = unlisted(enums[0], given)
             elif field.required or field.name in _SEAL:
                 raise msgspec.ValidationError(f"{error} - at `$.{field.name}`") from None
     _require(found)
