@@ -26,6 +26,7 @@ from fapilog.delivery.outbox import Outbox
 from fapilog.record.damage import DamagedRecord
 from fapilog.storage.memory import MemoryStorage
 from fapilog.storage.protocol import EventFilter
+from fapilog.tasks import portal
 from fapilog.tasks.loops import Loop
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.dispatchers import Keeping
@@ -113,6 +114,41 @@ def test_an_alert_that_was_to_be_sent_there_has_failed(tmp_path: Path) -> None:
 
     anyio.run(live)
     assert [alert.event.message for alert in inner.alerts] == ["sent"]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("is_closed", [False, True], ids=["stands still", "is closed meanwhile"])
+def test_drain_does_not_wait_for_ever_for_another_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str, *, is_closed: bool
+) -> None:
+    """It says that the trail's loop does not run; where that loop is closed, the alerts have failed."""
+    monkeypatch.setattr(portal, "_LOOK_EVERY", 0.01)
+    monkeypatch.setattr(portal, "_PATIENCE", 60.0 if is_closed else 0.1)
+    trail = AuditTrail(storage_path=tmp_path, alert_dispatcher=RecordingDispatcher())
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(trail.start())
+    trail.sync.log_security_event(KIND, "for a loop that does not run")
+
+    async def drain() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(trail.drain)
+            await anyio.wait_all_tasks_blocked()
+            if is_closed:
+                loop.close()
+
+    if is_closed:
+        anyio.run(drain, backend=backend)
+        assert trail.sync.get_statistics()["alerts"] == {"dispatched": 0, "failed": 1, "waiting": 0}
+        return
+    with pytest.raises(ExceptionGroup) as raised:
+        anyio.run(drain, backend=backend)
+    assert [str(error) for error in raised.value.exceptions] == [
+        "the event loop does not run, or is blocked: no answer for 0.1 s"
+    ]
+    loop.run_until_complete(trail.drain())
+    assert trail.sync.get_statistics()["alerts"] == {"dispatched": 1, "failed": 0, "waiting": 0}
+    loop.run_until_complete(trail.stop())
+    loop.close()
 
 
 def test_counts_that_a_digest_can_no_longer_send_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

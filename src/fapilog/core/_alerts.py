@@ -18,7 +18,9 @@ from ..storage.protocol import KeptAlert
 from ..tasks.background import Background
 from ..tasks.life import Life
 from ..tasks.loops import LoopClosedError, is_without_loop
+from ..tasks.portal import run_in
 from ..tasks.strangers import Log, answer, contained
+from ..tasks.threads import in_thread
 from ._forwarding import AlertForwarder
 from ._health import Health, TrailReporter
 from ._keeping import Expected, Keeping
@@ -224,8 +226,25 @@ class Alerts:
         )
 
     async def drain(self) -> None:
-        """Wait until every alert has a report, and every asynchronous receiver has returned."""
+        """
+        Wait until every alert has a report, and every asynchronous receiver has returned.
+
+        Raises:
+            RuntimeError: The loop in which the alerts were started does not run, or is blocked.
+        """
         self.forget_closed_loop()
+        home = self.background.home
+        if home is None or home.is_here:
+            await self._settle()
+            return
+        try:
+            # In a thread, which notices if that loop stands still or is closed.
+            await in_thread(run_in, home, self._settle, is_left=True)
+        except LoopClosedError:
+            self.forget_closed_loop()
+            await self._settle()
+
+    async def _settle(self) -> None:
         if self.catch_up is not None:
             await self.catch_up.idle()
         await self.background.settle()

@@ -246,7 +246,7 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
         await self.stop()
 
     async def drain(self) -> None:
-        """Wait until every alert has been sent or has failed, and every asynchronous receiver has returned."""
+        """Wait until every alert was sent or failed, and every asynchronous receiver has returned; raises as `stop`."""
         await self._alerts.drain()
 
     @property
