@@ -3,6 +3,7 @@
 import gc
 import tracemalloc
 from collections import Counter
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from fapilog import AuditEventType, ChainHead, ErrorDetails, TransientDeliveryEr
 from fapilog.core.alerting import Alert
 from fapilog.delivery.outbox import Outbox
 from fapilog.testing import RecordingDispatcher
-from tests.doubles.outboxes import make, statuses
+from tests.doubles.outboxes import clock, make, statuses, until
 from tests.doubles.scripted_dispatcher import Scripted, an_event
 
 HOSTILE = {
@@ -27,6 +28,43 @@ HOSTILE = {
     "bytes": "\x80\xff",
 }
 hostile = pytest.mark.parametrize("given", HOSTILE.values(), ids=HOSTILE)
+
+
+class _Panicking(TransientDeliveryError):
+    """Says with a panic how long to wait."""
+
+    def __init__(self) -> None:
+        Exception.__init__(self)
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "retry_after":
+            raise BaseException
+        return super().__getattribute__(name)
+
+
+async def test_an_error_that_can_not_be_read(tmp_path: Path) -> None:
+    """An error that raises a panic where it is asked for a pause asks for none; the alert is tried again."""
+    inner = Scripted(_Panicking(), None)
+    async with make(inner, tmp_path) as outbox:
+        await outbox.send_alert(an_event(), severity="info")
+        await until(lambda: len(inner.calls) == 2)
+
+
+@pytest.mark.parametrize("fails_at", range(3, 9))
+async def test_a_clock_that_fails_costs_no_alert(tmp_path: Path, fails_at: int) -> None:
+    """Whichever reading of the clock fails, the alert is sent, if need be when its lease is over."""
+    readings = count(1)
+
+    def now() -> float:
+        if next(readings) == fails_at:
+            raise ValueError
+        return clock()
+
+    inner = RecordingDispatcher()
+    async with make(inner, tmp_path, now=now, lease=15.0) as outbox:
+        await outbox.send_alert(an_event(), severity="info")
+        with anyio.fail_after(600):
+            await until(lambda: inner.alerts)
 
 
 @pytest.mark.one_backend

@@ -275,7 +275,9 @@ def pause_of(error: Exception | None, at_most: float) -> float | None:
         seconds = float(told)
     except OverflowError:
         seconds = math.inf if told > 0 else -math.inf
-    except Exception:  # of None too
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # of None too
         return None
     # NaN is not at least 0.
     return min(seconds, at_most) if seconds >= 0 else None

@@ -75,15 +75,16 @@ class _Claims:
 
     def give_back(self, claim: Claim) -> None:
         """Hold *claim* no longer, without an attempt."""
-        self._drop(claim)
+        self.drop(claim)
         self.returned.append(claim)
 
     def end(self, ending: Ending) -> None:
         """Hold the claim no longer: its attempt has ended."""
-        self._drop(ending.claim)
+        self.drop(ending.claim)
         self.endings.append(ending)
 
-    def _drop(self, claim: Claim) -> None:
+    def drop(self, claim: Claim) -> None:
+        """Hold *claim* no longer, and say nothing of it: it is taken over when its lease ends."""
         self.held.pop(claim.event_id, None)
         self.until.pop(claim.event_id, None)
 
@@ -301,7 +302,11 @@ class Sender:
                 if not self._claims.waiting:
                     self._all_begun.set()
                 if self._breaker.paused_until <= anyio.current_time() < self._claims.until[claim.event_id]:
-                    await self._attempt(claim)
+                    try:
+                        await self._attempt(claim)
+                    finally:
+                        # Unless the attempt has ended, for an unexpected error: it would be renewed for ever.
+                        self._claims.drop(claim)
                 else:
                     self._claims.give_back(claim)
         finally:
