@@ -355,6 +355,20 @@ async def test_many_attempts(make: Make) -> None:
     assert [each.number for each in history] == list(range(22, 122))
 
 
+async def test_an_attempt_that_was_not_begun_is_none(make: Make) -> None:
+    """An alert that waits for its turn when the outbox is left has no attempt in its history."""
+    inner = Scripted()
+    inner.delay = 3600.0
+    async with make(inner, concurrency=2, stop_timeout=0.0) as outbox:
+        for number in (1, 2, 3):
+            await outbox.send_alert(an_event(number), severity="critical")
+        await until(lambda: len(inner.ids) == 2 and outbox._sender._claims.waiting)
+    assert inner.ids == [an_event(number).event_id for number in (1, 2)]
+    found = await outbox.find(an_event(3).event_id)
+    assert found is not None
+    assert (found.status, found.attempts, await outbox.history(found.event_id)) == ("pending", 0, [])
+
+
 async def test_how_old_the_oldest_is(make: Make) -> None:
     """The state tells the age of the oldest alert that waits, by this process's clock."""
     inner = Scripted(BUSY)
