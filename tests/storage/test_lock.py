@@ -20,6 +20,7 @@ import pytest
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, FileStorage
 from fapilog.storage._files import locking as _locking
+from fapilog.storage._files import writer as _writer
 from fapilog.storage.protocol import EventFilter
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.trail_files import whole
@@ -209,8 +210,33 @@ def test_a_lock_that_fails_is_an_error_at_once(tmp_path: Path, monkeypatch: pyte
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", fail)
-    with pytest.raises(OSError, match="No locks available"):
-        _locking.lock("", 0, fcntl.LOCK_EX)
+    with pytest.raises(OSError, match="No locks available"), _locking.without_writers(tmp_path):
+        pass
+
+
+def test_an_interrupt_that_comes_before_the_unlocking_leaves_nothing_of_the_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number of a directory that was closed may be that of any other file next."""
+
+    def interrupted(_: int) -> None:
+        raise KeyboardInterrupt
+
+    def reader() -> None:
+        with _locking.without_writers(tmp_path):
+            pass
+
+    storage = FileStorage(tmp_path)
+    trail = AuditTrail(storage=storage).sync
+    for call in (reader, lambda: trail.log_event(AuditEventType.DATA_ACCESS, "m")):
+        with monkeypatch.context() as patch:
+            for module in (_locking, _writer):
+                patch.setattr(module, "unlock", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                call()
+    asyncio.run(storage.aclose())
+    assert not _locking.is_locked_here(str(tmp_path), but=None)
+    assert _locking._threads == {}
 
 
 @pytest.mark.parametrize("durability", ["fsync", "write"])

@@ -12,10 +12,10 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Final
 
-from .descriptors import closing
+from .descriptors import close
 from .directory import is_named
 
-__all__ = ["is_locked_here", "lock", "lock_at_once", "unlock", "without_writers"]
+__all__ = ["close_locked", "is_locked_here", "lock", "lock_at_once", "unlock", "without_writers"]
 
 # Seconds that a writer or a reader waits. Writers hold the lock for a write and a sync; a process that holds it longer
 # is no writer (`flock DIR backup.sh`), or its disk hangs: then the callers need an error, and the operator an incident.
@@ -61,10 +61,16 @@ def lock(path: str, fd: int, how: int, check: Callable[[], object] = int) -> Non
         time.sleep(_PAUSE if waited < _LONG else _LONG_PAUSE)
 
 
+# By the descriptor of a directory that is locked, or is about to be, the thread that does so.
+_threads: Final[dict[int, int]] = {}
+# In a child, the parent's threads are not there, and another may have the same number.
+os.register_at_fork(after_in_child=_threads.clear)
+
+
 def lock_at_once(fd: int, how: int) -> None:
     """Take the lock, as `lock`, or raise `BlockingIOError`."""
     # In this order: a signal handler may run in between, and would wait for a lock of its own thread.
-    _own.descriptors.add(fd)
+    _threads[fd] = threading.get_ident()
     fcntl.flock(fd, how | fcntl.LOCK_NB)
 
 
@@ -73,22 +79,19 @@ def unlock(fd: int) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_UN)
     finally:
-        _own.descriptors.discard(fd)
+        _threads.pop(fd, None)
+
+
+def close_locked(fd: int) -> None:
+    """Close a descriptor that may be locked. An interrupt may have kept it from being unlocked."""
+    _threads.pop(fd, None)
+    close(fd)
 
 
 def is_locked_here(directory: str, but: int | None) -> bool:
     """Return whether a call of this thread has the lock on *directory* by another descriptor than *but*, or waits."""
-    return any(is_named(directory, fd) for fd in _own.descriptors - {but})
-
-
-class _Own(threading.local):
-    """The descriptors by which this thread has locked directories, or is about to; a forked child has its own."""
-
-    def __init__(self) -> None:
-        self.descriptors: set[int] = set()
-
-
-_own: Final = _Own()
+    here = threading.get_ident()
+    return any(thread == here and fd != but and is_named(directory, fd) for fd, thread in list(_threads.items()))
 
 
 # Trails of one process take turns at the lock, and do not share a sync, as the callers of one trail do.
@@ -120,12 +123,15 @@ def without_writers(
     directory: Path, how: int = fcntl.LOCK_SH, check: Callable[[], object] = int
 ) -> Generator[None, None, None]:
     """Wait for the writers in all processes, and keep them waiting until left; the rest is as of `lock`."""
-    with closing(os.open(directory, os.O_RDONLY | os.O_DIRECTORY)) as fd:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        lock(os.fspath(directory), fd, how, check)
+        yield
+    finally:
         try:
-            lock(os.fspath(directory), fd, how, check)
-            yield
-        finally:
             # Closing the directory would do, but for a child that is forked meanwhile and has it open as well. So an
             # error here changes nothing.
             with contextlib.suppress(OSError):
                 unlock(fd)
+        finally:
+            close_locked(fd)

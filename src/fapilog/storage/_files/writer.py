@@ -20,7 +20,7 @@ from .descriptors import close, sync, write_until_error
 from .directory import identity, make_directory, open_to_append, size_of, sync_directory
 from .end import TAIL_BYTES, End, Listing, Today, Where, behind_seal, check_newest, utc_now, where_to_check
 from .lines import Lines
-from .locking import is_locked_here, lock, lock_at_once, unlock
+from .locking import close_locked, is_locked_here, lock, lock_at_once, unlock
 from .names import day_after
 from .recent import Once, RecentIds
 from .reserving import Reserving
@@ -382,4 +382,4 @@ class TrailWriter:
         self._close_file()
         fd, self._lock_fd = self._lock_fd, None
         if fd is not None:
-            close(fd)
+            close_locked(fd)
