@@ -12,6 +12,8 @@ from doctest import ELLIPSIS, OutputChecker
 from functools import cache
 from io import StringIO
 from pathlib import Path
+from socket import MSG_DONTWAIT, MSG_PEEK, socket
+from threading import local
 from typing import Any
 from unittest import mock
 
@@ -21,7 +23,7 @@ from sybil import Example, Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
 
-from fapilog.testing import Origin, _provider
+from fapilog.testing import Answer, Origin, _provider
 from tests.clock import Unhurried
 
 _run = PythonEvaluator()
@@ -72,9 +74,17 @@ def hangs_take_no_time() -> Iterator[None]:
     """Let the short limits of the examples be over at once where a server hangs, and nowhere else on a busy machine."""
     clock, run = Unhurried(), anyio.run
 
+    here = local()
+
     class Hanging(Origin):
+        def _fail(self, connection: socket, answer: Answer) -> None:
+            here.connection = connection
+            super()._fail(connection, answer)
+
         def _pause(self, seconds: float | None = None) -> bool:
-            clock.moved += 2.0 if seconds is None else 10 * seconds
+            # A client that has given up is busy with its next alert.
+            if not _has_left(here.connection):
+                clock.moved += 2.0 if seconds is None else 10 * seconds
             return super()._pause(seconds)
 
     def run_unhurried(main: Callable[..., Awaitable[Any]], *args: object, backend: str = "asyncio") -> Any:
@@ -84,6 +94,16 @@ def hangs_take_no_time() -> Iterator[None]:
         patch.setattr(_provider, "Origin", Hanging)
         patch.setattr(anyio, "run", run_unhurried)
         yield
+
+
+def _has_left(connection: socket) -> bool:
+    """Return whether the other side has closed *connection*."""
+    try:
+        return not connection.recv(1, MSG_PEEK | MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def _examples(*patterns: str, but: str | None = None, fixtures: Sequence[str] = ()) -> Sybil:
