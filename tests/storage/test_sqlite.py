@@ -568,7 +568,7 @@ def test_a_file_that_was_moved_leaves_its_log(tmp_path: Path, *, is_emptied: boo
         assert not anew.sync.verify_chain_from_storage().valid
     away.rename(path)
     trail.sync.log_event("billing.refund", "after")
-    assert [event.message for event in trail.sync.get_events()] == ["after", "2", "1", "0"]
+    assert [event.message for event in trail.sync.get_events(event_type="billing.refund")] == ["after", "2", "1", "0"]
 
 
 ANOTHER = """
