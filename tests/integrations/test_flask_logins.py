@@ -21,6 +21,9 @@ else:
     flask = pytest.importorskip("flask")
     Audit = pytest.importorskip("fapilog.integrations.flask").Audit
 
+# Flask-Login 0.6.3 sets its remember cookie by a call that Python 3.12 has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning:flask_login.login_manager")
+
 SECRET = "correct horse battery"
 
 
