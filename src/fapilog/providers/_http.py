@@ -34,6 +34,7 @@ import re
 import sys
 from collections.abc import AsyncIterator, Callable, Container, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from functools import partial
 from typing import Final, NamedTuple
 
 import anyio
@@ -276,12 +277,14 @@ class Poster:
         response: httpx2.Response | None = None
         body = bytearray()
         ended = False
-        failed = way = ""
+        failed = ""
+        # Asked where a connection fails alone: it reads the whole environment for the exceptions from a proxy.
+        way: Callable[[], str] = str
         with muted(), anyio.move_on_after(self._timeout):
             try:
                 url, is_near = self._parsed(request.url)
                 async with await self._connections() as connections:
-                    way = connections.way(url, near=is_near)
+                    way = partial(connections.way, url, near=is_near)
                     response = await connections.send(url, _headers(request), stream, near=is_near)
                     try:
                         # To the end, within the time: a generator of httpx2 that is left early warns on trio.
@@ -307,7 +310,7 @@ class Poster:
             return unpacked(response.status_code, response.headers, bytes(body), ended=ended)
         if stream.begun:
             return self._unknown(f"sent, but there was no answer ({failed})")
-        return TransientDeliveryError(f"{self._name}: no connection{way} ({failed})")
+        return TransientDeliveryError(f"{self._name}: no connection{way()} ({failed})")
 
     async def _connections(self) -> AbstractAsyncContextManager[Connections | GivenClient]:
         """Return the connections to post by, which are closed then unless they are kept, or given."""
