@@ -507,6 +507,7 @@ def test_an_error_of_our_own_is_not_a_missing_extra() -> None:
 # -- the dispatcher that people copy
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.real_time
 async def test_the_dispatcher_of_the_demo_keeps_the_contract() -> None:
     """It delivers what its receiver takes, raises when that refuses, and lets cancellation pass."""

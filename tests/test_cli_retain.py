@@ -100,6 +100,7 @@ def test_another_at_work(run: Run, directory: Path) -> None:
     assert "another process applies retention" in err
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.parametrize("place", ["trail/outbox.db", "elsewhere.db"])
 async def test_an_outbox(run: Run, directory: Path, tmp_path: Path, place: str) -> None:
     """A record about which an outbox has a dead alert stays, if the outbox is in the directory or is named."""

@@ -32,6 +32,7 @@ async def test_deadlines_pass_in_their_order() -> None:
     assert woken == [1, 2, 3]
 
 
+@pytest.mark.slow_on_trio
 async def test_a_thread_takes_no_time() -> None:
     """No deadline passes while a worker thread is at work."""
     before = anyio.current_time()

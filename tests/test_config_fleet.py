@@ -43,6 +43,7 @@ def check_config(*lines: str, env: dict[str, str] | None = None) -> tuple[int, s
     return done.exit_code, done.stdout.replace("fleet.toml: ", "")
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.may_block
 async def test_a_trail_and_its_outbox_are_in_the_database(database: Server, name: str) -> None:
     """The outbox of a trail in PostgreSQL is in the same database, and an alert is kept with its event."""
@@ -57,6 +58,7 @@ async def test_a_trail_and_its_outbox_are_in_the_database(database: Server, name
     assert rows == [("pager", event_id)]
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.may_block
 async def test_a_machine_replicates_into_the_database(database: Server, name: str) -> None:
     """A trail in files with a replica copies its records as long as it is started, and the last ones at its end."""
@@ -84,6 +86,7 @@ def test_a_script_replicates_without_a_start(database: Server, name: str) -> Non
     without_loop(target.aclose())
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.may_block
 async def test_a_replica_that_is_away_holds_nothing_up(database: Server, name: str) -> None:
     """Without the database every event is stored, and `stop` waits for it no longer than its time-out."""
@@ -96,6 +99,7 @@ async def test_a_replica_that_is_away_holds_nothing_up(database: Server, name: s
     assert (result.valid, result.events_checked) == (True, 1)
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.may_block
 async def test_a_password_may_change_while_the_service_runs(database: Server, name: str, tmp_path: Path) -> None:
     """The password is read for every connection: the next one has the new password."""

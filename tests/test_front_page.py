@@ -53,6 +53,7 @@ def test_every_dispatcher_is_at_the_top(folder: str) -> None:
         assert set(found) <= NAMES.keys()
 
 
+@pytest.mark.slow
 def test_a_look_at_all_names_imports_no_extra() -> None:
     """`dir` lists the names of the core, so that `help`, or freezegun, which reads each of them, loads no provider."""
     script = """
@@ -68,6 +69,7 @@ print('fapilog.delivery' in sys.modules or 'fapilog.providers' in sys.modules)
     assert imported == "False"
 
 
+@pytest.mark.slow
 def test_a_star_imports_no_extra() -> None:
     """A star takes what needs no library of an extra."""
     assert run("from fapilog import *; import sys; print('fapilog.delivery' in sys.modules)") == "False\n"

@@ -102,6 +102,7 @@ async def test_a_handler_of_the_log(tmp_path: Path, *, started: bool) -> None:
     assert len(stored) < 6
 
 
+@pytest.mark.slow_on_trio
 async def test_an_outbox_does_not_take_it_from_the_trail_either(tmp_path: Path, *, started: bool) -> None:
     """An outbox that lacks an alert about such an event does not get it at the next start."""
     dispatcher = Down(logs=True)

@@ -277,6 +277,7 @@ async def test_a_moved_record_keeps_no_alert_from_being_resent(
     assert {f"m{message}" for message in range(1, 8) if message != number} <= set(keeper.messages)
 
 
+@pytest.mark.slow_on_trio
 async def test_a_full_buffer_loses_nothing(tmp_path: Path) -> None:
     """Alerts that find the buffer full are handed over from the trail, and each has one announcement and one report."""
     keeper = Keeper()
@@ -310,6 +311,7 @@ async def test_callers_at_once_and_a_full_buffer(tmp_path: Path) -> None:
             assert sorted(found, key=int) == list(map(str, range(200)))
 
 
+@pytest.mark.slow_on_trio
 async def test_what_failed_is_handed_over_later(tmp_path: Path) -> None:
     """An alert that the dispatcher could not take is handed over again, less and less often, until it takes it."""
     keeper = Keeper()
@@ -327,6 +329,7 @@ async def test_what_failed_is_handed_over_later(tmp_path: Path) -> None:
         assert keeper.calls == calls
 
 
+@pytest.mark.slow_on_trio
 async def test_a_stop_leaves_the_rest_for_the_next_start(tmp_path: Path) -> None:
     """What does not get to the dispatcher before the trail is stopped is handed over after the next start."""
     keeper = Keeper()
@@ -457,6 +460,7 @@ async def test_a_mark_that_cannot_be_had(tmp_path: Path, caplog: pytest.LogCaptu
     assert "t0k3n" not in caplog.text
 
 
+@pytest.mark.slow_on_trio
 async def test_a_first_mark_that_cannot_be_had(tmp_path: Path) -> None:
     """A new dispatcher that can't tell its mark at the start gets every alert since then that it could not take."""
 
@@ -481,6 +485,7 @@ async def test_a_first_mark_that_cannot_be_had(tmp_path: Path) -> None:
         assert seen.announced.count("one") == 1
 
 
+@pytest.mark.slow_on_trio
 async def test_a_trail_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the trail can't be read nothing is handed over and the mark stays; later all is."""
     keeper = Keeper()
@@ -504,6 +509,7 @@ async def test_a_trail_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.M
         assert keeper.own[1:] == [("component_recovery", "resending alerts from the trail")]
 
 
+@pytest.mark.slow_on_trio
 async def test_another_trail(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Where the event at the mark is another, or gone, that is logged as critical, and the dispatcher begins anew."""
     keeper = Keeper()

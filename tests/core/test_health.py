@@ -535,6 +535,7 @@ async def test_a_recovery_that_cannot_be_stored_goes_out(disk: Disk, dispatcher:
 # -- alerts
 
 
+@pytest.mark.slow_on_trio
 @started_or_not
 async def test_a_dispatcher_that_always_fails(disk: Disk, *, started: bool) -> None:
     """Over many alerts that are not delivered, one alert says so, with the reason of the first."""
@@ -589,6 +590,7 @@ async def test_an_alert_that_one_dispatcher_refuses(disk: Disk, *, started: bool
         assert kinds(dispatcher.taken) == ["component_failure"]
 
 
+@pytest.mark.slow_on_trio
 async def test_a_dispatcher_that_flaps(disk: Disk) -> None:
     """While every other of many alerts fails one incident is open, which is resolved when none does any more."""
 
@@ -950,6 +952,7 @@ async def test_twenty_threads_report_one_failure_and_one_recovery() -> None:
     assert list(crowd.counted().values()) == [PAIR] * 8
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.usefixtures("often_switching")
 async def test_twenty_threads_disagree() -> None:
     """Whatever threads say at the same moment, each incident is opened, announced and resolved once, in this order."""

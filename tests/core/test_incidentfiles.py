@@ -409,6 +409,7 @@ async def test_a_healthy_trail_makes_no_file(tmp_path: Path) -> None:
         assert kept(tmp_path) == []
 
 
+@pytest.mark.slow_on_trio
 async def test_what_another_process_holds_is_its_own(tmp_path: Path) -> None:
     """A trail that starts beside another takes nothing from it, and each tells of its own failure and recovery."""
     async with run_of(tmp_path) as first:

@@ -94,6 +94,7 @@ async def test_a_start_that_fails() -> None:
     assert own(storage) == [START, STOP]
 
 
+@pytest.mark.slow
 def test_a_stop_right_after_the_alert_that_starts_the_trail(tmp_path: Path) -> None:
     """Without an event loop, a trail that is stopped while its first alert starts it is stopped, and says so."""
     for number in range(20):

@@ -52,6 +52,7 @@ async def test_the_fifth_alerts(tmp_path: Path, *, is_started: bool) -> None:
     assert (await trail.verify_chain_from_storage()).valid
 
 
+@pytest.mark.slow_on_trio
 async def test_a_restart_in_between(tmp_path: Path) -> None:
     """Events before a restart count, and what was reported before it is not reported again."""
     dispatcher = RecordingDispatcher()

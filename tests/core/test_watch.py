@@ -242,6 +242,7 @@ async def test_a_trail_is_asked_for_again_after_a_stop(tmp_path: Path) -> None:
     assert not await anyio.Path(directory).exists()
 
 
+@pytest.mark.slow_on_trio
 async def test_a_restored_backup_is_refused(tmp_path: Path) -> None:
     """A trail that lacks the expected head, or has another record in its place, takes no event."""
     whole, backup = tmp_path / "whole", tmp_path / "backup"

@@ -634,6 +634,7 @@ def test_options_are_checked(options: dict[str, Any]) -> None:
         Digest(NoopAlertDispatcher(), **options)
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.real_time
 async def test_it_keeps_the_contract() -> None:
     """It is a dispatcher as the contract says."""

@@ -152,6 +152,7 @@ async def test_one_that_is_never_left_does_not_hold_the_start(depth: str, tmp_pa
     assert not trail.is_started
 
 
+@pytest.mark.slow_on_trio
 async def test_an_outbox_in_two_places(tmp_path: Path) -> None:
     """An outbox may be the way of some alerts, and one of several for others; it is left with the last place."""
     here, there = Managed(), RecordingDispatcher()

@@ -124,6 +124,7 @@ async def test_an_id_that_is_there_again(tmp_path: Path) -> None:
     assert sorted(number or 0 for number in asked[1:]) == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow_on_trio
 async def test_the_schedule_is_kept(tmp_path: Path) -> None:
     """After each failure comes the next wait of the schedule, up to a fifth more, and after the last the end."""
     inner = Scripted(BUSY)
@@ -201,6 +202,7 @@ async def test_a_pause_holds_for_the_whole_target(tmp_path: Path) -> None:
     assert outcomes == {"throttled", "dispatched"}
 
 
+@pytest.mark.slow_on_trio
 async def test_a_pause_outlives_a_restart(tmp_path: Path) -> None:
     """A pause holds for the next process too."""
     inner = Scripted(TransientDeliveryError("slowly", retry_after=1000.0), None)
@@ -232,6 +234,7 @@ async def test_a_pause_that_makes_no_sense(tmp_path: Path, nonsense: float) -> N
     assert 4 <= inner.calls[1].at - inner.calls[0].at <= 6
 
 
+@pytest.mark.slow_on_trio
 async def test_it_is_bounded_and_concurrent(tmp_path: Path) -> None:
     """As many as *concurrency* are sent at once, and no more."""
     inner = Scripted()
@@ -299,6 +302,7 @@ async def test_not_entered_it_makes_the_first_attempt(tmp_path: Path) -> None:
     assert await statuses(outbox, an_event(2)) == ["delivered"]
 
 
+@pytest.mark.slow_on_trio
 async def test_leaving_sends_what_is_due(tmp_path: Path) -> None:
     """A short-lived process leaves nothing behind that could be sent at once."""
     inner = Scripted()
@@ -310,6 +314,7 @@ async def test_leaving_sends_what_is_due(tmp_path: Path) -> None:
     assert not await outbox.pending()
 
 
+@pytest.mark.slow_on_trio
 async def test_leaving_has_a_limit(tmp_path: Path) -> None:
     """After *stop_timeout* the rest stays, with its attempts, for the next start."""
     inner = Scripted()
@@ -340,6 +345,7 @@ async def test_the_inner_one_is_entered_and_left(tmp_path: Path) -> None:
     assert repr(outbox).startswith("<Outbox 'alerts' around <")
 
 
+@pytest.mark.slow_on_trio
 async def test_entering_twice_is_refused(tmp_path: Path) -> None:
     """An outbox that is entered can't be entered again, and works for the caller that entered it first."""
     inner = Scripted()
@@ -398,6 +404,7 @@ async def test_entering_that_ends_before_it_begins(tmp_path: Path) -> None:
         await outbox.send_alert(an_event(), severity="critical")
 
 
+@pytest.mark.slow_on_trio
 async def test_two_trails_with_one_outbox(tmp_path: Path) -> None:
     """The second trail with the same outbox does not start, and the alerts of the first are sent as before."""
     inner = Scripted()
@@ -412,6 +419,7 @@ async def test_two_trails_with_one_outbox(tmp_path: Path) -> None:
     assert (inner.ids, inner.entered) == ([event_id], 0)
 
 
+@pytest.mark.slow_on_trio
 async def test_an_inner_one_that_cannot_be_entered(tmp_path: Path) -> None:
     """Where entering *inner* fails, the caller is told, and the outbox can be entered later."""
 
@@ -440,6 +448,7 @@ async def test_what_the_block_raises_passes(tmp_path: Path) -> None:
 # -- several
 
 
+@pytest.mark.slow_on_trio
 async def test_another_takes_over_when_the_lease_ends(tmp_path: Path) -> None:
     """What one that died was sending is sent by another when the lease is over, and the attempt is kept as unknown."""
     dead, alive = RecordingDispatcher(wait=anyio.sleep_forever), Scripted()
@@ -461,6 +470,7 @@ async def test_another_takes_over_when_the_lease_ends(tmp_path: Path) -> None:
     assert (unknown.outcome, delivered.outcome) == ("stopped", "dispatched")
 
 
+@pytest.mark.slow_on_trio
 async def test_a_lease_is_renewed(tmp_path: Path) -> None:
     """An attempt that takes longer than a lease is not made twice."""
     slow, other = Scripted(), Scripted()
@@ -524,6 +534,7 @@ async def test_the_mark(tmp_path: Path) -> None:
 # -- receipts
 
 
+@pytest.mark.slow_on_trio
 async def test_retrying(tmp_path: Path) -> None:
     """A dead or discarded alert is sent again when somebody asks for it, on a new schedule; a delivered one is not."""
     inner = Scripted(PermanentDeliveryError("gone"))
@@ -559,6 +570,7 @@ async def test_discarding(tmp_path: Path) -> None:
         await outbox.discard([an_event().event_id], reason=" ")
 
 
+@pytest.mark.slow_on_trio
 async def test_discarding_what_is_being_sent(tmp_path: Path) -> None:
     """An alert that is discarded while it is being sent stays discarded when that fails, and can be retried."""
     inner = RecordingDispatcher(wait=anyio.sleep_forever)
@@ -574,6 +586,7 @@ async def test_discarding_what_is_being_sent(tmp_path: Path) -> None:
     assert await statuses(outbox, an_event()) == ["delivered"]
 
 
+@pytest.mark.slow_on_trio
 async def test_receipts_are_pruned(tmp_path: Path) -> None:
     """What was delivered longer ago than *keep* is removed with its attempts; what is dead or discarded is kept."""
     inner = Scripted(None, PermanentDeliveryError("gone"), PermanentDeliveryError("gone"), None)
@@ -611,6 +624,7 @@ async def test_only_the_last_attempts_are_kept(tmp_path: Path) -> None:
     assert [each.number for each in await outbox.history(an_event().event_id)] == list(range(7, 107))
 
 
+@pytest.mark.slow_on_trio
 async def test_a_clock_that_was_wrong(tmp_path: Path) -> None:
     """What was due in a far future, by a clock that was wrong, is sent."""
     inner = Scripted(BUSY, None)
@@ -677,6 +691,7 @@ async def test_a_look_that_is_too_old_to_see_a_dead_alert(tmp_path: Path, monkey
         assert told.recovered == []
 
 
+@pytest.mark.slow_on_trio
 async def test_age_is_told_of(tmp_path: Path) -> None:
     """The owner is told when the oldest alert has waited too long, and when it does not any more."""
     inner = Scripted(BUSY)

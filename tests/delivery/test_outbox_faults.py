@@ -78,6 +78,7 @@ async def test_an_attempt_that_outlives_its_file(tmp_path: Path, *, corrupt: boo
     assert {alert.event.event_id for alert in slow.alerts} == {an_event(number).event_id for number in (1, 2, 3)}
 
 
+@pytest.mark.slow_on_trio
 async def test_what_others_took_over_meanwhile_is_theirs(tmp_path: Path) -> None:
     """A process that stood still for longer than its lease does not send what another has sent meanwhile."""
     slow, other = Scripted(), Scripted()
@@ -115,6 +116,7 @@ async def test_discarded_while_it_is_sent(tmp_path: Path) -> None:
         assert (len(slow.calls), await statuses(outbox, an_event())) == (2, ["delivered"])
 
 
+@pytest.mark.slow_on_trio
 async def test_one_bad_call_harms_no_other(tmp_path: Path) -> None:
     """What can't be written, such as a lone surrogate, is refused alone: alerts that come meanwhile are kept."""
     inner = Scripted()
@@ -321,6 +323,7 @@ async def test_a_backlog_takes_few_transactions(tmp_path: Path, disk: Disk) -> N
         assert len(commits) < 20
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.parametrize("entered", [True, False], ids=["entered", "not entered"])
 async def test_a_caller_that_is_cancelled(tmp_path: Path, *, entered: bool) -> None:
     """Wherever the caller is cancelled, its alert is sent or not; twice only after an attempt that was cut off."""
@@ -356,6 +359,7 @@ def test_forgetting_to_leave_is_loud(tmp_path: Path, backend: str) -> None:
         anyio.run(make(NoopAlertDispatcher(), tmp_path).__aenter__, backend=backend)
 
 
+@pytest.mark.slow_on_trio
 async def test_an_outbox_that_nobody_keeps_is_collected(tmp_path: Path) -> None:
     """One that is not needed any more goes, with its file and what it is around, entered before or not."""
     for entered in (True, False):
@@ -421,6 +425,7 @@ async def test_leaving_as_soon_as_it_is_taken(tmp_path: Path) -> None:
 # -- a file that is locked, full or read-only
 
 
+@pytest.mark.slow_on_trio
 async def test_a_locked_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While somebody keeps the file locked, alerts go out directly, once; then they are noted."""
     monkeypatch.setattr(place, "_BUSY_TIMEOUT", 0.05)

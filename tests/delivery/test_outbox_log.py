@@ -51,6 +51,7 @@ async def test_a_reader_that_stays_is_a_warning(
         assert warnings(caplog) == [large, small] * turn
 
 
+@pytest.mark.slow_on_trio
 async def test_the_log_is_looked_at_now_and_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

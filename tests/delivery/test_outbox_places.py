@@ -84,6 +84,7 @@ async def test_an_event_is_taken_once(make: Make) -> None:
     assert len(inner.alerts) == 1
 
 
+@pytest.mark.slow_on_trio
 async def test_an_id_that_is_there_again(make: Make) -> None:
     """A trail in files stores an id again after a while: every alert is sent, and one of each id at a time."""
     asked: list[int | None] = []
@@ -118,6 +119,7 @@ async def test_any_text_is_kept(make: Make) -> None:
     assert await outbox.find("\0\ud800' OR true --") is None
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.parametrize(
     ("error", "outcome", "reason"),
     [
@@ -142,6 +144,7 @@ async def test_what_may_help_is_tried_again(make: Make, error: Exception, outcom
     assert inner.waits[0] > 0.1
 
 
+@pytest.mark.slow_on_trio
 async def test_what_is_refused_is_dead_until_people_decide(make: Make) -> None:
     """A dead alert is counted and kept; it can be retried, also by another process, and be given up."""
     inner = Scripted(PermanentDeliveryError("gone"))
@@ -170,6 +173,7 @@ class NotCalled:
         raise AssertionError
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.parametrize("by_another", [False, True])
 async def test_a_route_is_tried_when_people_retry(make: Make, *, by_another: bool) -> None:
     """While the route is broken nothing is sent for a long time, unless people retry an alert, in whatever process."""
@@ -188,6 +192,7 @@ async def test_a_route_is_tried_when_people_retry(make: Make, *, by_another: boo
     assert len(inner.calls) == 7
 
 
+@pytest.mark.slow_on_trio
 async def test_people_cannot_shorten_a_pause(make: Make) -> None:
     """What the target asks for is kept by every process, whatever people retry."""
     inner = Scripted(TransientDeliveryError("slowly", retry_after=600.0))
@@ -207,6 +212,7 @@ async def test_people_cannot_shorten_a_pause(make: Make) -> None:
     assert await statuses(outbox, an_event(1), an_event(2)) == ["pending"] * 2
 
 
+@pytest.mark.slow_on_trio
 async def test_each_alert_is_sent_by_one(make: Make) -> None:
     """Of several processes that share a place, one sends a given alert."""
     inners = [RecordingDispatcher() for _ in range(3)]
@@ -224,6 +230,7 @@ async def test_each_alert_is_sent_by_one(make: Make) -> None:
     assert sorted(sent) == sorted(an_event(number).event_id for number in range(1, 151))
 
 
+@pytest.mark.slow_on_trio
 async def test_what_a_dead_process_held_is_taken_over(make: Make) -> None:
     """When the lease of a process is over, another one sends its alerts, and the history says what is not known."""
     dead = make(NotCalled())
@@ -247,6 +254,7 @@ async def test_what_a_dead_process_held_is_taken_over(make: Make) -> None:
     assert [each.outcome for each in history] == ["stopped", "dispatched"]
 
 
+@pytest.mark.slow_on_trio
 async def test_the_lease_is_renewed(make: Make) -> None:
     """For as long as an attempt takes its lease is renewed, and the attempt is made once."""
     ended = anyio.Event()
@@ -288,6 +296,7 @@ def _put_one(name: str, alert: Alert, queue: Queue) -> None:
     queue.put(name, alert, time.time())
 
 
+@pytest.mark.slow_on_trio
 async def test_old_receipts_are_removed(make: Make) -> None:
     """A receipt is kept for as long as asked, and a dead alert until people decide."""
     gone = an_event(1).event_id

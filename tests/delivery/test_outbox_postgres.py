@@ -102,6 +102,7 @@ async def test_a_stored_event_is_in_the_outbox(database: Server, storage: Postgr
     assert (alert.event.sequence_number, alert.severity) == (1, "security")
 
 
+@pytest.mark.slow_on_trio
 async def test_a_role_whose_backslashes_are_escapes(database: Server, name: str) -> None:
     """With the settings that an old application needs, an alert arrives as it would with any others."""
     old = "-c standard_conforming_strings=off -c backslash_quote=on -c bytea_output=escape"
@@ -113,6 +114,7 @@ async def test_a_role_whose_backslashes_are_escapes(database: Server, name: str)
     assert alert.event.event_id == event_id
 
 
+@pytest.mark.slow_on_trio
 async def test_an_event_that_is_not_stored_leaves_no_alert(database: Server, storage: PostgresStorage) -> None:
     """What is rolled back with the record, or is there already, is in no outbox."""
     async with AuditTrail(storage=storage, alert_dispatcher=pager(Scripted(), storage)) as trail:
@@ -125,6 +127,7 @@ async def test_an_event_that_is_not_stored_leaves_no_alert(database: Server, sto
     assert rows(database, storage, "outbox") == [("pager",)]
 
 
+@pytest.mark.slow_on_trio
 async def test_an_alert_without_a_number_of_its_own(database: Server, storage: PostgresStorage) -> None:
     """Where the database numbers alerts from behind, as after logical replication, no event is stored without one."""
     trail = AuditTrail(storage=storage, alert_dispatcher=pager(Scripted(), storage))
@@ -233,6 +236,7 @@ async def test_the_outbox_holds_what_is_sent(database: Server, storage: Postgres
     assert rows(database, storage, "event, status") == [(None, "delivered")]
 
 
+@pytest.mark.slow_on_trio
 async def test_a_trail_with_an_outbox(storage: PostgresStorage) -> None:
     """Alerts of tasks and of synchronous code arrive once, and a start finds nothing to resend."""
     inner = RecordingDispatcher()
@@ -281,6 +285,7 @@ async def test_a_killed_process_is_taken_over(
     assert attempts[1].began_at > last - timedelta(seconds=0.5)
 
 
+@pytest.mark.slow_on_trio
 async def test_others_hear_of_an_alert_at_once(storage: PostgresStorage) -> None:
     """A sender that has nothing to do for an hour is woken when another process stores an alert, or retries one."""
     inner = Scripted(None, ZeroDivisionError(), None)
@@ -312,6 +317,7 @@ def is_listening(storage: PostgresStorage) -> bool:
         return connection.execute(query, [f"LISTEN {CHANNEL}"]).fetchone() != (0,)
 
 
+@pytest.mark.slow_on_trio
 async def test_the_thread_that_listens_ends(storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """An outbox that was left has no connection any more, and no thread, although nothing is heard."""
     before = set(threading.enumerate())
@@ -330,6 +336,7 @@ async def test_the_thread_that_listens_ends(storage: PostgresStorage, monkeypatc
     await until(lambda: not is_listening(storage))
 
 
+@pytest.mark.slow_on_trio
 async def test_behind_a_pooler_it_looks(database: Server, storage: PostgresStorage) -> None:
     """Behind PgBouncer in transaction mode nothing is listened to, and everything arrives."""
     with pgbouncer(database, "service") as dsn:
@@ -346,6 +353,7 @@ async def test_behind_a_pooler_it_looks(database: Server, storage: PostgresStora
         assert (await trail.verify_chain_from_storage()).events_checked == 2
 
 
+@pytest.mark.slow_on_trio
 async def test_clocks_that_differ(storage: PostgresStorage) -> None:
     """A process whose clock is a day ahead, and one whose clock is behind, wait as long as all others."""
     inner = Scripted(ZeroDivisionError(), None)
@@ -362,6 +370,7 @@ async def test_clocks_that_differ(storage: PostgresStorage) -> None:
     assert abs(first.began_at.timestamp() - time.time()) < 3600
 
 
+@pytest.mark.slow_on_trio
 async def test_a_server_whose_clock_was_ahead(database: Server, storage: PostgresStorage) -> None:
     """Times that a server with a wrong clock has written are put right by the next connection."""
     inner = RecordingDispatcher()
@@ -437,6 +446,7 @@ async def test_cut_connections(database: Server, storage: PostgresStorage, *, fo
 # -- roles, forks and errors
 
 
+@pytest.mark.slow_on_trio
 async def test_roles(database: Server, storage: PostgresStorage) -> None:
     """A writer puts alerts in, and may neither send nor remove them; an auditor may read."""
     await _put(storage, 1)
@@ -454,6 +464,7 @@ async def test_roles(database: Server, storage: PostgresStorage) -> None:
     assert rows(database, storage, "status") == [("pending",)] * 2
 
 
+@pytest.mark.slow_on_trio
 async def test_a_host_that_only_records(database: Server, storage: PostgresStorage) -> None:
     """With the role of a writer alone a host keeps its alerts, all of them once, and another host sends them."""
     writer = PostgresStorage(database.dsn(user="writer"), storage.trail)

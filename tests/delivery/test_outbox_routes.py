@@ -89,6 +89,7 @@ async def test_a_broken_route_keeps_the_alerts(tmp_path: Path) -> None:
     assert (await outbox.history(an_event(1).event_id))[0].outcome == "permanent"
 
 
+@pytest.mark.slow_on_trio
 async def test_a_route_that_is_broken_for_one_alert_alone(tmp_path: Path) -> None:
     """An alert whose own address is gone does not stand in the way of the others, which are tried in its place."""
     bad = an_event(1).event_id
@@ -136,6 +137,7 @@ async def test_a_clock_that_is_set_right(tmp_path: Path, ahead: float, error: Ex
         assert {call.event_id for call in inner.calls} == {an_event(1).event_id, an_event(2).event_id}
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.parametrize("ahead", [6 * 3600.0, 70 * 365 * DAY])
 async def test_a_lease_is_renewed_whatever_the_clock_does(tmp_path: Path, ahead: float) -> None:
     """An attempt that takes longer than its lease is made once, although the clock is set meanwhile."""

@@ -230,6 +230,7 @@ def test_options_are_checked(options: dict[str, Any]) -> None:
         RateLimit(NoopAlertDispatcher(), **{"rate": 1.0, "burst": 1} | options)
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.real_time
 async def test_it_keeps_the_contract() -> None:
     """It is a dispatcher as the contract says, with turns for all and with waits between them."""

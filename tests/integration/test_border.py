@@ -156,6 +156,7 @@ async def test_a_wrapped_dispatcher_raises(
     assert len(found["bad"]) == 1
 
 
+@pytest.mark.slow_on_trio
 @strange
 async def test_in_an_outbox_it_is_an_attempt(tmp_path: Path, error: BaseException) -> None:
     """For an outbox it is an attempt like any other: the alert waits as the schedule says, and is dead at its end."""

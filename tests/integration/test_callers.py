@@ -93,6 +93,7 @@ async def test_callers_that_leave_at_random(tmp_path: Path, durability: Durabili
     assert len(ids) > 150
 
 
+@pytest.mark.slow_on_trio
 async def test_deadlines(tmp_path: Path) -> None:
     """Callers whose time is up leave the chain whole, however often that happens."""
     ids: list[str] = []

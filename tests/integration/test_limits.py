@@ -187,6 +187,7 @@ async def test_the_directory_is_removed(tmp_path: Path) -> None:
     assert len(stored(path)) == 3
 
 
+@pytest.mark.slow_on_trio
 @durabilities
 async def test_the_directory_is_replaced(tmp_path: Path, durability: Durability) -> None:
     """With a copy of the directory in its place the chain goes on there; with another trail's, events are refused."""
@@ -340,6 +341,7 @@ async def test_a_relative_path_stays_where_it_was(
     assert not os.listdir(tmp_path / "elsewhere")  # noqa: PTH208
 
 
+@pytest.mark.slow
 def test_many_begin_at_once(tmp_path: Path) -> None:
     """Writers that begin at once where no directory is all store their first event, in one chain."""
     for number in range(30):
@@ -505,6 +507,7 @@ async def test_another_writer_went_on_after_a_cut(tmp_path: Path) -> None:
 # -- the record
 
 
+@pytest.mark.slow_on_trio
 @durabilities
 async def test_the_longest_record(tmp_path: Path, durability: Durability) -> None:
     """Events up to a mebibyte are stored whole if the policy says so, and a longer one is cut."""

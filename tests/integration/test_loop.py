@@ -34,12 +34,14 @@ async def use(trail: AuditTrail) -> None:
         await trail.get_statistics()
 
 
+@pytest.mark.slow_on_trio
 async def test_the_loop_is_not_blocked(tmp_path: Path) -> None:
     """With durability "fsync", logging, reading, verifying, starting and stopping leave all that blocks to a thread."""
     for _ in range(2):
         await use(AuditTrail(storage_path=tmp_path / "deep" / "trail", alert_dispatcher=Silent()))
 
 
+@pytest.mark.slow_on_trio
 async def test_nor_when_things_go_wrong(tmp_path: Path) -> None:
     """What a crash left, a damaged record, and a path that is a file are handled in a thread as well."""
     trail = AuditTrail(storage_path=tmp_path)

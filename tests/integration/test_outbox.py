@@ -83,6 +83,7 @@ async def test_metrics_see_all_of_it(tmp_path: Path) -> None:
             assert registry.get_sample_value("fapilog_outbox_dead", {"outbox": "slack"}) == 2
 
 
+@pytest.mark.slow_on_trio
 async def test_a_dead_alert_is_told_of_once(tmp_path: Path) -> None:
     """When the outbox gives up alerts people are told once, and again when all of them were seen to."""
     inner = Scripted(answer=lambda event: None if is_own(event) else PermanentDeliveryError("gone"))
@@ -102,6 +103,7 @@ async def test_a_dead_alert_is_told_of_once(tmp_path: Path) -> None:
         assert len([event_id for event_id in inner.ids if event_id not in ids]) == 2
 
 
+@pytest.mark.slow_on_trio
 async def test_dead_alerts_outlive_a_restart(tmp_path: Path) -> None:
     """What was dead before a restart, and seen to after it, is one incident: one failure in all runs, one recovery."""
     inner = Scripted(answer=lambda event: None if is_own(event) else PermanentDeliveryError("gone"))

@@ -127,6 +127,7 @@ def assert_is_of(event: AuditEvent, call: Call) -> None:
     assert event.metadata["status"] == call.status
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.real_time
 @pytest.mark.parametrize("server", ["uvicorn", "hypercorn"])
 async def test_a_websocket_has_its_own_context(
@@ -159,6 +160,7 @@ async def test_a_websocket_has_its_own_context(
     assert (refused.operation, refused.metadata["status"]) == ("WEBSOCKET", 403)
 
 
+@pytest.mark.slow_on_trio
 async def test_the_context_passes_through_other_middleware(tmp_path: Path) -> None:
     """Behind a middleware of FastAPI's own kind, in threads and in dependencies, events have request, user and more."""
     fastapi: Any = pytest.importorskip("fastapi")

@@ -254,6 +254,7 @@ def test_a_stream_that_ends_early_knows_its_request(trail: AuditTrail) -> None:
     assert current_audit_context() == {}
 
 
+@pytest.mark.slow
 def test_a_user_who_is_found_in_the_view_is_known(trail: AuditTrail) -> None:
     """With Django REST framework, which authenticates in the view, events have the user."""
     views: Any = pytest.importorskip("rest_framework.views")

@@ -259,6 +259,7 @@ def test_a_file_is_left_to_the_server(app: flask.Flask, trail: AuditTrail) -> No
     assert b"".join(body) == b"content"
 
 
+@pytest.mark.slow
 def test_threads_have_their_own_contexts(app: flask.Flask, trail: AuditTrail) -> None:
     """Under a server with a thread for each request, every record has the context of its own request."""
     pytest.importorskip("httpx2")

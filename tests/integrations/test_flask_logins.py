@@ -253,6 +253,7 @@ SIGNALS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 def test_each_change_of_a_credential_is_recorded(with_security: flask.Flask, trail: AuditTrail, tmp_path: Path) -> None:
     """Second factors, passkeys and accounts that change are recorded with who changed whose, and no other value."""
     signals: Any = pytest.importorskip("flask_security.signals")

@@ -499,6 +499,7 @@ late.log.addHandler(late.handler)
 """
 
 
+@pytest.mark.slow
 def test_a_destructor_may_log_at_the_very_end(tmp_path: Path) -> None:
     """A record that comes when no thread can be started any more does not keep the process from its end."""
     ended = subprocess.run(

@@ -18,6 +18,7 @@ else:
     httpx2 = pytest.importorskip("httpx2")
 
 
+@pytest.mark.slow
 @pytest.mark.real_time
 @pytest.mark.one_backend  # Quart runs on asyncio alone
 async def test_every_record_has_the_context_of_its_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,6 +115,7 @@ def test_connections_are_apart(heard: Heard) -> None:
     assert other == ["announced", "disconnected"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["logs", "metrics", "otel"])
 def test_importing_is_not_connecting(name: str) -> None:
     """Importing an observer connects nothing."""

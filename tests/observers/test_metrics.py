@@ -154,6 +154,7 @@ def test_outboxes_are_told_apart(registry: CollectorRegistry) -> None:
     assert generate_latest(registry) == b""
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.real_time
 async def test_the_state_of_an_outbox(tmp_path: Path, registry: CollectorRegistry) -> None:
     """What a real outbox keeps is pending and has an age, what is refused is dead, and what is delivered is neither."""

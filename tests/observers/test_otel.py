@@ -159,6 +159,7 @@ def test_outboxes_are_told_apart(meters: Meters) -> None:
     assert meters.metrics() == {}
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.real_time
 async def test_the_state_of_an_outbox(tmp_path: Path, meters: Meters) -> None:
     """What a real outbox keeps is pending, what is refused is dead, and what is delivered is neither."""

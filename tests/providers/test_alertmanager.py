@@ -124,6 +124,7 @@ async def test_the_key_is_that_of_the_event(replicas: list[Origin]) -> None:
     assert first != other
 
 
+@pytest.mark.slow_on_trio
 async def test_a_retry_goes_to_those_that_failed(replicas: list[Origin]) -> None:
     """Each replica is posted to whatever the others do, and those that have the alert do not get it again."""
     replicas[0].script(Answer(503, headers={"retry-after": "7"}), Answer(307), Answer())
@@ -287,7 +288,7 @@ def seen(request: Seen) -> dict[str, Any]:
     return dict(alert)
 
 
-@pytest.mark.slow_on_trio
+@pytest.mark.slow
 async def test_it_keeps_its_promises() -> None:
     """The dispatcher passes the kit for providers: outcomes, deadline, key, severity, limits and secrets."""
     severities = ["debug", "info", "warning", "error", "critical", "security"]

@@ -140,6 +140,7 @@ async def test_every_result_has_a_meaning(
         await AppriseDispatcher(urls=[address(origin)]).send_alert(an_event(), severity="info")
 
 
+@pytest.mark.slow_on_trio
 async def test_a_timeout_of_apprise_is_ambiguous(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
     """A service that Apprise itself gave up waiting for may have the alert."""
     origin.script(Answer(fault="hang_before_answering"))
@@ -222,6 +223,7 @@ async def test_too_late_is_ambiguous(origin: Origin, other: Origin) -> None:
     assert len(other.requests) == 1
 
 
+@pytest.mark.slow_on_trio
 async def test_cancellation_passes(origin: Origin) -> None:
     """A cancelled call ends at once."""
     origin.script(Answer(fault="hang_before_answering"))

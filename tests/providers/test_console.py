@@ -122,6 +122,7 @@ async def test_an_alert_is_known_again() -> None:
         assert printed[0]["title"].startswith(level.value.upper())
 
 
+@pytest.mark.slow_on_trio
 async def test_a_stuck_pipe_holds_nobody_up() -> None:
     """A stream that blocks neither blocks the event loop nor cancellation."""
     release = threading.Event()
@@ -139,6 +140,7 @@ async def test_a_stuck_pipe_holds_nobody_up() -> None:
         release.set()
 
 
+@pytest.mark.slow_on_trio
 async def test_a_stuck_pipe_keeps_one_thread() -> None:
     """Alerts whose callers have gone leave no threads behind a stream that blocks, and are not printed afterwards."""
     stuck, release = threading.Event(), threading.Event()

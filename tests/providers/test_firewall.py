@@ -103,6 +103,7 @@ async def test_an_attack_that_is_quoted_is_told_of(origin: Origin, firewall: Fir
     assert refused  # else there was no firewall
 
 
+@pytest.mark.slow_on_trio
 async def test_what_quotes_no_attack_passes_whole(origin: Origin, firewall: Firewall) -> None:
     """The firewall lets an alert in everyday words through as it is."""
     provider: Provider = EACH[0].values[0]  # type: ignore[assignment]

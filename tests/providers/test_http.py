@@ -262,6 +262,7 @@ async def test_a_call_that_is_cancelled_while_tls_begins_leaves_no_connection(or
     assert open_to(origin) == []
 
 
+@pytest.mark.slow_on_trio
 async def test_a_reset_before_tls_is_transient(origin: Origin) -> None:
     """A server that resets the connection at the first word of TLS did not take the alert."""
     origin.script(Answer(fault="reset_before_reading"))
@@ -356,6 +357,7 @@ async def test_the_caller_s_own_error_is_not_the_cause(origin: Origin) -> None:
     assert str(failure) == "vendor: sent, but there was no answer (RemoteProtocolError)"
 
 
+@pytest.mark.slow_on_trio
 async def test_a_lost_answer_says_how(origin: Origin) -> None:
     """A reset and a wait that was too long are told apart."""
     origin.script(Answer(fault="reset_before_answering"), Answer(fault="hang_before_answering"))
@@ -834,6 +836,7 @@ async def test_every_provider_keeps_its_connection(origin: Origin, provider: Pro
         assert origin.connections == connections
 
 
+@pytest.mark.slow_on_trio
 async def test_alerts_share_a_client(origin: Origin) -> None:
     """Fifty alerts are on their way at once."""
     async with Vendor() as vendor, anyio.create_task_group() as tasks:

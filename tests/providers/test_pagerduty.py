@@ -73,6 +73,7 @@ async def sent(origin: Origin, event: AuditEvent, severity: str = "security", **
     return body
 
 
+@pytest.mark.slow_on_trio
 async def test_it_sends_what_the_vendors_client_sends(pagerduty_tls: tuple[Origin, ssl.SSLContext]) -> None:
     """Path and body are those of PagerDuty's own client for the same event."""
     origin, trust = pagerduty_tls

@@ -290,6 +290,7 @@ async def test_retry_after_is_heeded(origin: Origin, status: int, body: bytes) -
     assert error.retry_after == 7
 
 
+@pytest.mark.slow_on_trio
 async def test_the_answer_repeats_the_message(origin: Origin) -> None:
     """The largest message is delivered, although Slack answers with the whole of it, escaped."""
     for letter in ("&", "\u20ac", "\U0001f600", "/", '"'):

@@ -612,6 +612,7 @@ def silent_port() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
+@pytest.mark.slow_on_trio
 async def test_a_silent_address_does_not_hide_the_next(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the first address refuses and the second is silent, the third gets the mail a quarter second later."""
     with silent_port() as silent, addresses(monkeypatch, free_port(), silent, server.port, silent):
@@ -649,6 +650,7 @@ def test_every_error_has_words(error: Exception, kind: type[DeliveryError], word
     assert "s3cr3t" not in str(failure)
 
 
+@pytest.mark.slow_on_trio
 async def test_silent_addresses_have_one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many addresses are silent, the call ends when its time is over."""
     with silent_port() as silent, addresses(monkeypatch, *[silent] * 5):
@@ -943,6 +945,7 @@ def test_what_is_read_is_what_was_written(message: str, component: str) -> None:
         assert f"\nchannel              {one_line(clean(values.text(message)))}\n" in plain
 
 
+@pytest.mark.slow
 @given(message=ANY_WORDS, component=ANY_WORDS)
 def test_it_is_what_the_standard_library_would_write(message: str, component: str) -> None:
     """A mail has the headers and the parts that it has if `EmailMessage` makes it of the same."""

@@ -304,6 +304,7 @@ def test_a_log_call_asks_as_many_values_as_it_has_room_for(monkeypatch: pytest.M
     assert Numbers.read < 65_536 // 2
 
 
+@pytest.mark.slow
 def test_the_values_of_a_record_are_copied_without_a_look_at_each(monkeypatch: pytest.MonkeyPatch) -> None:
     """A record that is read holds nothing but JSON: as many values as it may have take no walk."""
     read = measured_calls(monkeypatch, Walk, "_value")

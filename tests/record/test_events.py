@@ -362,6 +362,7 @@ json_like = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(st.characters(codec=None)), json_like), st.text(st.characters(codec=None)))
 def test_every_event_survives_its_record(metadata: dict[str, Any], message: str) -> None:
     """Whatever is given, the event that is read back is the one that was written, to the byte."""

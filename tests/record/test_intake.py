@@ -141,6 +141,7 @@ def test_the_whole_record_has_a_limit(each: str, max_record: int) -> None:
     assert set(event.truncated) >= {"message", "user_agent", "error.message"}
 
 
+@pytest.mark.slow
 def test_texts_are_cut_before_values_are_left_out() -> None:
     """Where cutting texts is enough, every value is there; where numbers are too many, a message stays whole."""
     texts = made(metadata={f"k{number}": "x" * 60_000 for number in range(20)}).metadata

@@ -265,6 +265,7 @@ def test_a_question_within_a_question_has_no_limit_of_its_own() -> None:
         within_limit(endless, None)
 
 
+@pytest.mark.slow
 def test_nothing_is_raised_after_an_answer_that_came_late() -> None:
     """An exception that was set as the answer came is raised with the answer, or not at all."""
 

@@ -169,6 +169,7 @@ def test_the_contract_is_held_up(tmp_path: Path, way: str, clause: str) -> None:
 # -- the archive alone
 
 
+@pytest.mark.slow_on_trio
 async def test_a_whole_archive(directory: Path, archive: Archive) -> None:
     """An archive is a trail that is read in both directions, searched, counted and verified, and not written to."""
     await trail_in(directory, archive=archive).apply_retention()
@@ -226,6 +227,7 @@ async def test_a_time(directory: Path, archive: Any, monkeypatch: pytest.MonkeyP
     assert len(await trail.get_events(start_time=now - timedelta(5))) == 7
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 async def test_a_time_with_the_oldest_first(directory: Path, archive: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading forwards from a time fetches the days of that time, and not the days that are known to be before it."""

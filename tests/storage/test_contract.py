@@ -29,6 +29,7 @@ from tests.doubles.storages import in_files, in_memory, in_sqlite
 pytestmark = pytest.mark.real_time
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 async def test_the_storage_in_memory_keeps_the_contract() -> None:
     """A `MemoryStorage` passes."""

@@ -174,6 +174,7 @@ async def head_after(page: Sequence[bytes]) -> ChainHead:
     return await storage.append_lines(ChainHead(0, None), page)
 
 
+@pytest.mark.slow_on_trio
 async def test_long_records_go_one_by_one() -> None:
     """A page has no more than a mebibyte, unless it is one record, and is larger again when the records are short."""
     source = MemoryStorage()

@@ -102,6 +102,7 @@ def refuses(trail: TrailFiles) -> str:
     return said
 
 
+@pytest.mark.slow
 @durabilities
 @given(
     kept=st.integers(0, RECORDS),

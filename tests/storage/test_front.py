@@ -82,6 +82,7 @@ async def test_a_pruned_trail_is_copied(directory: Path, make: Make) -> None:
         await each.aclose()
 
 
+@pytest.mark.slow_on_trio
 async def test_a_pruned_trail_is_replicated(directory: Path, make: Make) -> None:
     """A replication that begins after a removal begins behind the removed records, and resumes."""
     target = make("replica")
@@ -103,6 +104,7 @@ async def test_a_front_that_no_record_explains(directory: Path, make: Make) -> N
     await target.aclose()
 
 
+@pytest.mark.slow_on_trio
 async def test_a_removed_front_of_a_copy_is_a_gap(directory: Path, make: Make) -> None:
     """Only records that the record about the removal names may be missing."""
     source, target = FileStorage(directory), make("target")

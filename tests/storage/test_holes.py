@@ -274,6 +274,7 @@ async def test_lines_that_came_by_another_system_are_read(tmp_path: Path) -> Non
 damages = st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=300), st.integers(0, 900)), min_size=1, max_size=3)
 
 
+@pytest.mark.slow
 @given(damages, st.sampled_from([250, 1000, 1 << 18]))
 def test_any_damage_is_read_around(damages: list[tuple[float, bytes, int]], block: int) -> None:
     """Whatever bytes are replaced by whatever others, every record that is whole is read, in both directions."""

@@ -204,6 +204,7 @@ class Panic(BaseException):
     """The panic of an extension module: no `Exception`."""
 
 
+@pytest.mark.slow
 def test_a_password_that_can_t_be_had(database: Server, trail: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the function raises, or returns, that gives the password, the error names it, and shows nothing."""
 
@@ -290,6 +291,7 @@ def test_a_migration_may_take_its_time(database: Server, monkeypatch: pytest.Mon
     assert install_schema(database.dsn("large"), timeout=2) is True
 
 
+@pytest.mark.slow
 def test_the_command_makes_the_tables(database: Server) -> None:
     """`fapilog storage init` makes the tables once, by an argument or by the variable."""
     typer_testing = pytest.importorskip("typer.testing")
@@ -647,6 +649,7 @@ def test_each_host_has_its_share_of_the_time(
     assert asked == [expected]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forwards", [True, False])
 def test_a_cut_at_any_message_stores_once(database: Server, trail: str, *, forwards: bool) -> None:
     """Wherever the connection is cut while an event is stored, it is there once, and its place is returned."""

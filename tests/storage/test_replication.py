@@ -103,6 +103,7 @@ async def test_new_records_are_copied(trail: FileStorage, target: Target) -> Non
     await require_same(trail, target)
 
 
+@pytest.mark.slow_on_trio
 async def test_nothing_is_there_yet(trail: FileStorage, target: Target) -> None:
     """A directory that is not there is no problem, and is not made."""
     async with Replication(trail.directory, target) as replication:
@@ -168,6 +169,7 @@ async def test_the_target_is_away_for_hours(
     await require_same(trail, target)
 
 
+@pytest.mark.slow_on_trio
 async def test_another_process_knows_how_far_it_is(trail: FileStorage, target: Target) -> None:
     """A process that begins while the target is away knows how many records it lacks."""
     await append(trail, 5)
@@ -200,6 +202,7 @@ def _always(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fapilog.core._watch._EVERY", 0.0)
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.usefixtures("_always")
 async def test_waiting_for_too_long_is_an_incident(trail: FileStorage, target: Target, tmp_path: Path) -> None:
     """A record that waits for longer than the limit opens an incident, with the cause, and its arrival resolves it."""
@@ -252,6 +255,7 @@ async def test_a_record_may_wait_for_ever(trail: FileStorage, target: Target) ->
     assert "replica" not in await trail.concerns()
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.usefixtures("_always")
 async def test_another_trail_in_the_target_is_an_incident_at_once(trail: FileStorage, target: Target) -> None:
     """Where somebody else has written into the target, it is said what was found, and nothing is changed there."""
@@ -338,6 +342,7 @@ async def test_several_replicate_one_directory(trail: FileStorage, target: Targe
     await require_same(trail, target)
 
 
+@pytest.mark.slow_on_trio
 async def test_cancelled_anywhere_it_goes_on(trail: FileStorage, target: Target) -> None:
     """Wherever it is cancelled, the next one copies the rest, and nothing twice."""
     await append(trail, 7)
@@ -370,6 +375,7 @@ async def test_a_forked_child_replicates_too(trail: FileStorage, target: Target)
     await require_same(trail, target)
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.real_time
 async def test_retention_keeps_what_is_not_replicated(tmp_path: Path, target: Target) -> None:
     """A day with a record that the target lacks stays, and so does the one with which the target ends."""

@@ -82,6 +82,7 @@ def numbers(directory: Path) -> list[int]:
     return [event.sequence_number or 0 for event in TrailFiles(directory, durable=False).read(0, 1000)]
 
 
+@pytest.mark.slow_on_trio
 async def test_old_days_are_removed(directory: Path) -> None:
     """Days beyond the age are removed, a record and an anchor say so, and the rest verifies, is read and goes on."""
     trail = trail_in(directory)
@@ -106,6 +107,7 @@ async def test_old_days_are_removed(directory: Path) -> None:
     assert verified(directory) == (True, ChainStatus.FRONT_PRUNED, 11, 9)
 
 
+@pytest.mark.slow_on_trio
 async def test_again_and_again(directory: Path) -> None:
     """A later removal takes the place of an earlier one, and one with nothing to remove does nothing."""
     await trail_in(directory, 38).apply_retention()
@@ -176,6 +178,7 @@ async def test_nothing_is_asked_for(directory: Path) -> None:
 # -- the archive
 
 
+@pytest.mark.slow_on_trio
 async def test_the_archive_is_a_trail(directory: Path, tmp_path: Path) -> None:
     """What is removed is in the archive, byte for byte, which verifies and is searched where it is."""
     archive = tmp_path / "archive"
@@ -280,6 +283,7 @@ async def test_the_directories_are_listed_as_often_for_many_days(
     assert listings[12] == listings[3]
 
 
+@pytest.mark.slow_on_trio
 async def test_an_archive_that_is_gone(directory: Path, tmp_path: Path) -> None:
     """An archive that had removed days, and is empty, is no new one: its volume may not be mounted."""
     archive = tmp_path / "archive"
@@ -480,6 +484,7 @@ async def test_alerts_that_have_not_arrived(directory: Path, tmp_path: Path, aro
         assert kept(await trail.apply_retention()) == [None, None]
 
 
+@pytest.mark.slow_on_trio
 async def test_alerts_that_may_be_lacking(directory: Path, tmp_path: Path) -> None:
     """What is behind the mark of a durable dispatcher stays, until the trail has looked for alerts that it lacks."""
     outbox = Outbox(RecordingDispatcher(), tmp_path / "outbox.db")
@@ -592,6 +597,7 @@ async def test_a_failure_of_an_archive_of_others_is_an_incident(directory: Path,
     assert (alert.event.operation, alert.event.metadata["cause"]) == ("applying retention", "KeyError")
 
 
+@pytest.mark.slow_on_trio
 async def test_a_retention_that_fails_is_an_incident(directory: Path, tmp_path: Path) -> None:
     """A run that can't be completed is an incident, with its cause, until one is; asking opens none."""
     alerts = RecordingDispatcher()
@@ -722,6 +728,7 @@ async def test_an_incomplete_record_is_archived_with_its_day(directory: Path, tm
     assert not [name for name in contents(directory) if ".torn-" in name]
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 async def test_a_removal_says_all_but_the_names_for_which_there_is_no_room(directory: Path) -> None:
     """Where crashes left more incomplete records than a record can name, it lacks some of their names and no more."""

@@ -384,6 +384,7 @@ def hanging(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hanging]:
         yield server
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers(hanging: Hanging) -> None:
     """A request that is not answered in time is tried again while there is time for another try, and then fails."""
     with pytest.raises(AuditStorageError, match=r"^s3://b/clinic: S3 could not be asked \(ReadTimeoutError\)"):
@@ -653,6 +654,7 @@ async def test_what_must_stay(s3: S3, archive: S3Archive, directory: Path, tmp_p
     assert sorted(archive.sizes()) == [f"{day_file(age)}.gz" for age in (40, 39, 38, 10)]
 
 
+@pytest.mark.slow
 def test_the_example_of_the_docs(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The example of the how-to runs as it is written."""
     page = (Path(__file__).parents[2] / "docs" / "how-to" / "archive-in-s3.md").read_text(encoding="utf-8")

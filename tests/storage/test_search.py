@@ -159,6 +159,7 @@ def test_the_answer_is_the_same(directory: Path, searchers: Searchers, processes
     assert process.returncode is not None
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.real_time
 @pytest.mark.usefixtures("not_here")
 async def test_a_trail_asks_a_process(directory: Path, processes: list[Any]) -> None:
@@ -179,6 +180,7 @@ def test_a_short_search_has_no_process(directory: Path, monkeypatch: pytest.Monk
     assert len(search(directory, Searchers(), user_id="alice").run().items) == 14
 
 
+@pytest.mark.slow
 @pytest.mark.real_time
 def test_a_program_of_one_thread_has_no_process(directory: Path) -> None:
     """Where no other thread is there to be slowed, the search stays where it is asked for."""

@@ -43,6 +43,7 @@ def around_the_end() -> tuple[ChainHead, list[bytes]]:
     return begin, lines
 
 
+@pytest.mark.slow_on_trio
 async def test_the_newest_of_both_stretches(storage: Any) -> None:
     """A question that takes an index finds the newest first, on both sides of the end of a stretch, within bounds."""
     begin, lines = around_the_end()

@@ -66,6 +66,7 @@ moments = st.lists(
 limits = st.one_of(st.none(), st.integers(-5, 35), st.integers(-(10**9), 2 * 10**9))
 
 
+@pytest.mark.slow
 @given(moments, moments, st.lists(st.tuples(limits, limits), min_size=1, max_size=5), st.sampled_from([700, 2000]))
 def test_every_record_is_found_by_the_time_that_it_has(
     first: list[float], later: list[float], asked: list[tuple[float | None, float | None]], block: int
@@ -180,6 +181,7 @@ SPOILED: dict[str, Callable[[bytes, random.Random], bytes]] = {
 }
 
 
+@pytest.mark.slow
 @given(
     moments,
     moments,

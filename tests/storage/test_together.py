@@ -32,6 +32,7 @@ async def retain(directory: Path, archive: DirectoryArchive | None, *, days: int
     await trail.stop()
 
 
+@pytest.mark.slow_on_trio
 async def test_one_chain_in_two_places(directory: Path, archive: DirectoryArchive) -> None:
     """Removed days count as there; days in both places are checked in both, and the counts go up."""
     await retain(directory, archive, days=30, cold=5)
@@ -51,6 +52,7 @@ async def test_a_trail_of_which_nothing_is_removed(directory: Path, archive: Dir
     assert verify_together(directory, archive) == result
 
 
+@pytest.mark.slow_on_trio
 async def test_an_archive_that_begins_behind_an_anchor(directory: Path, archive: DirectoryArchive) -> None:
     """Days that were removed before the archive was begun are named, wherever the record about that is."""
     await retain(directory, None, days=39)

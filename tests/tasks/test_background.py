@@ -89,6 +89,7 @@ class TimeUp(Exception):
     """Raised by the handler of a signal."""
 
 
+@pytest.mark.slow
 @pytest.mark.real_time
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning")
 def test_a_loop_that_is_interrupted_loses_no_call() -> None:
@@ -196,6 +197,7 @@ async def test_kept_calls_run_on_opening() -> None:
     await running.leave(timeout=1)
 
 
+@pytest.mark.slow_on_trio
 async def test_kept_calls_are_let_go_of_when_they_have_run() -> None:
     """A call that was kept, and all that it holds, such as an alert, lives no longer than one that came later."""
 
@@ -392,6 +394,7 @@ async def test_a_call_runs_in_the_context_it_was_started_in(*, entered: bool) ->
     assert sorted(seen) == ["first", "second"]
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.real_time
 async def test_calls_from_other_threads_run_in_the_loop() -> None:
     """Twenty threads start calls at once; all run, in the thread of the loop, in the context of their starter."""

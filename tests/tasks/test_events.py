@@ -71,6 +71,7 @@ async def test_a_condition_is_asked_again_after_each_notification() -> None:
     await condition.until(lambda: True)
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.real_time
 async def test_a_notification_from_a_thread_is_not_missed() -> None:
     """However the threads are scheduled, a waiter sees the last change."""
@@ -89,6 +90,7 @@ async def test_a_notification_from_a_thread_is_not_missed() -> None:
         thread.join()
 
 
+@pytest.mark.slow_on_trio
 async def test_an_interrupt_leaves_no_caller_asleep() -> None:
     """A signal handler that raises while callers are woken keeps none of them from being woken."""
     here = Loop.current()

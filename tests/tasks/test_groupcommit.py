@@ -397,6 +397,7 @@ async def test_without_a_thread_the_caller_commits(disk: Disk, monkeypatch: pyte
     assert commits._thread is not None
 
 
+@pytest.mark.slow_on_trio
 @pytest.mark.real_time
 async def test_the_thread_ends_with_its_owner(disk: Disk) -> None:
     """A group commit that is not needed any more goes, and its thread with it."""

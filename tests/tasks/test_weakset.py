@@ -4,6 +4,8 @@ import gc
 import threading
 import time
 
+import pytest
+
 from fapilog.tasks.weakset import SharedWeakSet
 
 
@@ -52,6 +54,7 @@ def test_threads_add_while_another_asks() -> None:
     assert set(objects.all()) == {first, *kept}
 
 
+@pytest.mark.slow
 def test_threads_add_while_the_garbage_collector_calls_back() -> None:
     """Whoever asks gets an answer, though the collector's callbacks let other threads in at each object made."""
     objects: SharedWeakSet[Thing] = SharedWeakSet()
