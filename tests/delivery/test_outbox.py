@@ -8,11 +8,13 @@ import re
 import sqlite3
 import stat
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
 from fapilog import (
@@ -871,6 +873,29 @@ async def test_a_file_of_another_version_is_left_alone(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(OutboxError, match="got version 2"):
         await outbox.pending()
+
+
+@pytest.mark.parametrize("dropped", ["alerts", "attempts", "outboxes"])
+async def test_a_table_that_is_dropped(tmp_path: Path, dropped: str) -> None:
+    """An outbox of which somebody dropped a table makes it again, counts anew, and sends what comes."""
+    inner = Scripted(TransientDeliveryError("down"), PermanentDeliveryError("no"), None)
+    async with make(inner, tmp_path, concurrency=1) as outbox:
+        for number in (1, 2):
+            await outbox.send_alert(an_event(number), severity="critical")
+        await until(lambda: outbox.state.dead)
+        await anyio.to_thread.run_sync(drop, tmp_path / "alerts.db", dropped)
+        for number in (3, 4):
+            await outbox.send_alert(an_event(number), severity="critical")
+        await anyio.sleep(60)
+        assert await statuses(outbox, an_event(3), an_event(4)) == ["delivered", "delivered"]
+        is_lost = dropped == "alerts"
+        assert await statuses(outbox, an_event(1), an_event(2)) == ([None] * 2 if is_lost else ["delivered", "dead"])
+        assert outbox.state == OutboxState(dead=0 if is_lost else 1)
+
+
+def drop(path: Path, table: str) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(f"DROP TABLE {table}")
 
 
 async def test_a_file_that_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -331,7 +331,12 @@ class Script:
             assert not thread.is_alive()
 
     def _serve(self) -> None:
-        with self._listener, self._listener.accept()[0] as connection, connection.makefile("rb") as lines:
+        # Of a client that goes away in the middle of a reply.
+        with suppress(ConnectionError), self._listener, self._listener.accept()[0] as connection:
+            self._talk(connection)
+
+    def _talk(self, connection: socket.socket) -> None:
+        with connection.makefile("rb") as lines:
             self.gate.wait(60)
             step = "greeting"
             while (reply := self._replies.get(step)) is not None:
@@ -350,17 +355,23 @@ class Script:
                 self.gone.set()
 
 
+# Half a megabyte, and a server would go on.
+ENDLESS = "\r\n".join(["250-" + "x" * 500] * 1000)
+
 SCRIPTS: list[tuple[dict[str, str], type[DeliveryError], str]] = [
     ({"greeting": "421 busy"}, TransientDeliveryError, "status 421"),
     ({"greeting": "554 not for you"}, BrokenRouteError, "status 554"),
     ({"greeting": "HTTP/1.1 400 Bad Request"}, TransientDeliveryError, "the greeting was answered as no mail server"),
     ({"greeting": "2" * 10_000}, BrokenRouteError, "status 500"),
+    ({"greeting": ENDLESS}, TransientDeliveryError, "a reply without an end"),
+    ({"ehlo": ENDLESS}, TransientDeliveryError, "a reply without an end"),
     ({"mail": "451 later"}, TransientDeliveryError, "MAIL was refused for now"),
     ({"mail": "550 not you"}, BrokenRouteError, "MAIL was refused for good"),
     ({"mail": "what?"}, TransientDeliveryError, "as no mail server"),
     ({"data": "451 later", "quit": "221"}, TransientDeliveryError, "DATA was refused for now"),
     ({"content": "?"}, AmbiguousDeliveryError, "sent, but there was no answer"),
     ({"content": "2" * 10_000}, AmbiguousDeliveryError, "sent, but there was no answer"),
+    ({"content": ENDLESS}, AmbiguousDeliveryError, "sent, but there was no answer"),
 ]
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from itertools import chain, zip_longest
-from typing import Any, Final, NamedTuple
+from typing import IO, Any, Final, NamedTuple
 
 from ..record.errors import AmbiguousDeliveryError, BrokenRouteError, DeliveryError, TransientDeliveryError
 from ._secret import Secret
@@ -27,6 +27,8 @@ _START_MAIL: Final = 354
 _NEXT_ADDRESS_AFTER: Final = 0.25
 # Seconds that a server has to answer QUIT, which an alert that has arrived waits for.
 _GOODBYE: Final = 2.0
+# Bytes. A reply has a line of 512 for everything that the server can do: RFC 5321, 4.5.3.1.5.
+_LONGEST_REPLY: Final = 2**18
 
 Answers = Mapping[int, DeliveryError | None]
 """By the numbers of the recipients, the reason why a recipient lacks the mail, or None."""
@@ -206,7 +208,7 @@ class Session:
         smtp.send(re.sub(rb"(?m)^\.", b"..", content) + b".\r\n")
         try:
             code, text = smtp.getreply()
-        except OSError:
+        except (OSError, DeliveryError):
             code, text = -1, b""
         if code // 100 not in REPLY_KINDS:
             raise _lost("the connection was lost")
@@ -268,6 +270,38 @@ class _Connection(smtplib.SMTP):
 
     def _get_socket(self, *_: object) -> socket.socket:
         return self._session.connect()
+
+    def getreply(self) -> tuple[int, bytes]:
+        """Return the next reply of the server; one without an end would fill the memory."""
+        if self.file is None and self.sock is not None:
+            self.file = _Replies(self.sock.makefile("rb"))
+        if self.file is not None:
+            self.file.left = _LONGEST_REPLY
+        try:
+            return super().getreply()
+        except DeliveryError:
+            # As smtplib does: a greeting comes while there is no object yet that could be closed.
+            self.close()
+            raise
+
+
+class _Replies:
+    """The lines of a server's replies, as smtplib reads them; *left* is how much longer a reply may be."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.left = 0
+
+    def readline(self, size: int) -> bytes:
+        line = self._file.readline(size)
+        self.left -= len(line)
+        if self.left < 0:
+            # No `OSError`, which smtplib takes for the end of the connection.
+            raise TransientDeliveryError("smtp: a reply without an end, as no mail server gives; check host and port")
+        return line
+
+    def close(self) -> None:
+        self._file.close()
 
 
 # Of `socket.getaddrinfo`: the family, the type, the protocol, the canonical name and the socket's address.

@@ -32,7 +32,7 @@ from ....storage.sqlitefile import (
 )
 from ....tasks.strangers import Log
 from .queue import FileQueue
-from .schema import SCHEMA, VERSION
+from .schema import COUNT_ANEW, SCHEMA, VERSION
 
 __all__ = ["OutboxFile", "has_mark"]
 
@@ -175,13 +175,14 @@ class OutboxFile(SharedFile):
             raise OutboxError(f"{self.path}: expected a file that may be read and written; this one may not be")
 
     def _steps(self, connection: sqlite3.Connection) -> tuple[str, ...]:
-        """Return the SQL that makes the tables; raise if the file is no outbox, or one of another version."""
+        """Return the SQL that makes the tables that lack; raise if the file is no outbox, or one of another version."""
         application, version = number(connection, "application_id"), number(connection, "user_version")
-        if (application, version) == (_APPLICATION_ID, VERSION):
-            return ()
-        is_empty = not application and not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if is_empty and not self._must_exist:
-            return SCHEMA
+        there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        is_empty = not application and not there
+        if (application, version) == (_APPLICATION_ID, VERSION) or (is_empty and not self._must_exist):
+            # Someone may have dropped a table: without that of the attempts, alerts would come and never be sent.
+            lacking = [sql for name, sql in SCHEMA.items() if name not in there]
+            return (*lacking, COUNT_ANEW) if lacking else ()
         got = "an empty file" if is_empty else "another database"
         if application == _APPLICATION_ID:
             got = f"version {version}"

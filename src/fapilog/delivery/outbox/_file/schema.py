@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["SCHEMA", "VERSION"]
+__all__ = ["COUNT_ANEW", "SCHEMA", "VERSION"]
 
 VERSION: Final = 1
 
-SCHEMA: Final = (
-    """
+SCHEMA: Final = {
+    "outboxes": """
 CREATE TABLE outboxes (
     name TEXT PRIMARY KEY,
     sequence_number INTEGER,  -- the mark: what is about events up to here has come
@@ -21,7 +21,7 @@ CREATE TABLE outboxes (
     retried_at REAL NOT NULL DEFAULT 0  -- when people last retried alerts
 ) WITHOUT ROWID
     """,
-    """
+    "alerts": """
 CREATE TABLE alerts (
     id INTEGER PRIMARY KEY,
     outbox TEXT NOT NULL,
@@ -46,9 +46,9 @@ CREATE TABLE alerts (
     UNIQUE (outbox, sequence_number, event_id)
 )
     """,
-    "CREATE INDEX due ON alerts (outbox, due_at, id) WHERE status = 'pending'",
-    "CREATE INDEX by_status ON alerts (outbox, status, came_at)",
-    """
+    "due": "CREATE INDEX due ON alerts (outbox, due_at, id) WHERE status = 'pending'",
+    "by_status": "CREATE INDEX by_status ON alerts (outbox, status, came_at)",
+    "attempts": """
 CREATE TABLE attempts (
     alert INTEGER NOT NULL REFERENCES alerts ON DELETE CASCADE,
     number INTEGER NOT NULL,
@@ -59,13 +59,13 @@ CREATE TABLE attempts (
     PRIMARY KEY (alert, number)
 ) WITHOUT ROWID
     """,
-    """
+    "came": """
 CREATE TRIGGER came AFTER INSERT ON alerts BEGIN
     INSERT INTO outboxes (name, pending) VALUES (new.outbox, 1)
         ON CONFLICT (name) DO UPDATE SET pending = pending + 1;
 END
     """,
-    """
+    "changed": """
 CREATE TRIGGER changed AFTER UPDATE OF status ON alerts WHEN old.status <> new.status BEGIN
     UPDATE outboxes SET
         pending = pending + (new.status = 'pending') - (old.status = 'pending'),
@@ -73,4 +73,13 @@ CREATE TRIGGER changed AFTER UPDATE OF status ON alerts WHEN old.status <> new.s
     WHERE name = new.outbox;
 END
     """,
-)
+}
+"""The SQL that makes each table, index and trigger, by its name."""
+
+COUNT_ANEW: Final = """
+INSERT INTO outboxes (name, pending, dead)
+    SELECT name, count(*) FILTER (WHERE status = 'pending'), count(*) FILTER (WHERE status = 'dead')
+    FROM (SELECT name FROM outboxes UNION SELECT outbox FROM alerts) LEFT JOIN alerts ON outbox = name
+    WHERE TRUE GROUP BY name
+    ON CONFLICT (name) DO UPDATE SET pending = excluded.pending, dead = excluded.dead
+"""
