@@ -2,7 +2,7 @@
 
 import pytest
 
-from fapilog.integrations._rowchanges import is_secret
+from fapilog.integrations._secrets import is_secret
 
 SECRET = (
     *("password", "password_hash", "hashed_password", "passphrase", "salt", "apiKey", "API_KEY", "access_key_id"),

@@ -10,7 +10,22 @@ from typing import Final
 
 from ..record.options import require_text
 
-__all__ = ["RECORDED", "REQUEST_ID", "address", "client_address", "environ_name", "header_name", "request_id"]
+__all__ = [
+    "RECORDED",
+    "REQUEST_ID",
+    "ROUTING_ARGS",
+    "address",
+    "client_address",
+    "environ_name",
+    "header_name",
+    "request_id",
+]
+
+ROUTING_ARGS: Final = "wsgiorg.routing_args"
+"""
+The parameters of a path, by position and by name, in the environment of a request:
+https://wsgi.readthedocs.io/en/latest/specifications/routing_args.html.
+"""
 
 REQUEST_ID: Final = "fapilog.request_id"
 """Under which a request itself keeps its id, for views and for middleware inside of this one."""

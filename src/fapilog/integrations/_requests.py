@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from ..core.audit import AuditTrail
 from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome
 from ..record.options import require, require_callable, require_kind
+from ..record.values import given_text
 from ..tasks.strangers import Log, answer, tamed
 from ._headers import client_address, header_name
+from ._secrets import MASK, is_secret
 
 __all__ = ["GONE", "Choice", "RequestOptions", "of_request"]
 
@@ -102,10 +105,24 @@ class RequestOptions:
 
 
 def of_request(
-    method: str, path: str, status: int, error: BaseException | None
+    method: str, path: str, status: int, error: BaseException | None, *, parameters: object = None
 ) -> tuple[AuditEventType, str, dict[str, Any]]:
-    """Return type, message and fields of the event of a request."""
+    """
+    Return type, message and fields of the event of a request.
+
+    Args:
+        method: The method of the request.
+        path: Its path, without the query.
+        status: The status of the response.
+        error: The exception of the application.
+        parameters: The parts of the path by the names that its route has for them, if it has any. One that is a secret
+            by its name is not recorded: with the path of a link that resets a password, a reader could reset it too.
+    """
     kind, level, outcome = _kind(method, status)
+    for name, value in parameters.items() if isinstance(parameters, Mapping) else ():
+        if value is not None and is_secret(str(name)):
+            # In any case: of a UUID, the parameter has small letters.
+            path = re.sub(re.escape(given_text(value)), MASK, path, flags=re.IGNORECASE)
     fields = {
         "log_level": level,
         "operation": method,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -12,8 +11,9 @@ from ..record.intake import FIELDS, LEAST_RECORD, CommonFields, recorded
 from ..record.kinds import AuditEventType, AuditOutcome
 from ..record.parties import Target
 from ..record.values import LEAST_TEXT, given_tags, given_text
+from ._secrets import MASK, is_secret
 
-__all__ = ["Changes", "RowChange", "is_secret", "key_part", "masked", "require_fields"]
+__all__ = ["Changes", "RowChange", "key_part", "masked", "require_fields"]
 
 Changes = Mapping[str, tuple[Any, Any]]
 """The old value and the new one of each field that differs, by its name."""
@@ -22,18 +22,6 @@ Changes = Mapping[str, tuple[Any, Any]]
 _NOT_SHARED: Final = (FIELDS - frozenset(CommonFields.__annotations__)) | {
     *("event_type", "message", "event_id", "occurred"),
 }
-_MASK: Final = "********"
-# Whole words, so that an author and a monkey are not taken for an authorization and a key.
-_SECRET: Final = re.compile(
-    r"(^|_)(passwords?|passwd|passphrases?|secrets?|tokens?|(api|private|secret|access)_?keys?|signatures?|otp|totp|salt"
-    r"|recovery_codes|uniquifier)(_|$)"
-)
-_HUMP: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-
-
-def is_secret(name: str) -> bool:
-    """Return whether a field with this *name* holds a secret: "password_hash", "apiKey"."""
-    return _SECRET.search(_HUMP.sub("_", name).lower()) is not None
 
 
 def masked(changes: Changes, is_masked: Callable[[str], bool]) -> Changes:
@@ -46,11 +34,11 @@ def masked(changes: Changes, is_masked: Callable[[str], bool]) -> Changes:
 
 def key_part(value: object, names: Iterable[str], is_masked: Callable[[str], bool]) -> str:
     """Return a part of the primary key of a row for its target, masked as a change of one of these *names* would be."""
-    return _MASK if any(is_secret(name) or is_masked(name) for name in names) else given_text(value)
+    return MASK if any(is_secret(name) or is_masked(name) for name in names) else given_text(value)
 
 
 def _hidden(value: object) -> str | None:
-    return None if value is None else _MASK
+    return None if value is None else MASK
 
 
 def require_fields(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -73,7 +73,8 @@ class AuditMiddleware:
 
             The event is a read, change or deletion of data, by the method; with status 401, 403 or 429 a failed
             authorization, denied and at level warning; with 500 and more an error. It has the method as *operation*,
-            and the path without the query as *target*. Headers and bodies are not recorded.
+            and the path without the query as *target*, with stars for the parameters in ``scope["path_params"]`` that
+            are secrets by their names, such as "token". Headers and bodies are not recorded.
 
     Raises:
         TypeError: *user*, *session* or *log_requests* can't be called, takes other arguments or is asynchronous,
@@ -162,7 +163,7 @@ class AuditMiddleware:
         # Inside of the application, a router may change the scope.
         method, path = scope["method"] if scope["type"] == "http" else "WEBSOCKET", scope["path"]
         recorded = cast("MutableMapping[str, Any]", scope).setdefault(RECORDED, {})
-        log = partial(self._log, recorded, method, path)
+        log = partial(self._log, scope, recorded, method, path)
         is_answered = is_gone = False
 
         async def receive_and_note() -> Any:
@@ -184,18 +185,26 @@ class AuditMiddleware:
         except Exception as error:
             if not is_answered:
                 # The server, or a middleware around this one, answers so.
-                await log(500, error)
+                await log(500, error=error)
             raise
         if not is_answered:
             await log(GONE if is_gone else 500)
 
     async def _log(
-        self, recorded: dict[int, object], method: str, path: str, status: int, error: Exception | None = None
+        self,
+        scope: Scope,
+        recorded: dict[int, object],
+        method: str,
+        path: str,
+        status: int,
+        *,
+        error: Exception | None = None,
     ) -> None:
         trail = self._options.trail_for(self, recorded, method, path, status)
         if trail is None:
             return
-        kind, message, fields = of_request(method, path, status, error)
+        # Starlette, FastAPI and Litestar leave them here.
+        kind, message, fields = of_request(method, path, status, error, parameters=scope.get("path_params"))
         try:
             await trail.log_event(kind, message, **fields)
         except Exception as failure:

@@ -21,6 +21,7 @@ from ..context import bind_audit_context, current_audit_context
 from ..core.audit import AuditTrail
 from ..record.options import require_callable, require_kind
 from ..record.values import kind_of
+from ._headers import ROUTING_ARGS
 from ._logins import Logins, current_user_id
 from .wsgi import AuditMiddleware, note_error
 
@@ -118,6 +119,7 @@ class Audit:
             raise RuntimeError(f"the application {app.name!r} has an Audit already")
         app.extensions["audit"] = self
         app.wsgi_app = self._middleware(app.wsgi_app)  # type: ignore[method-assign]
+        app.url_value_preprocessor(_route)
         app.after_request(_keep)
         logins = Logins(app, self.trail)
         self._logins.append(logins)
@@ -129,6 +131,11 @@ class Audit:
 def _nothing(*_: object) -> Iterable[bytes]:
     """Be a WSGI application that is never called."""
     return ()
+
+
+def _route(_: str | None, parameters: dict[str, Any] | None) -> None:
+    """Name the parameters of the path for the event of the request. A copy: the application may take some away."""
+    request.environ[ROUTING_ARGS] = ((), dict(parameters or {}))
 
 
 def _keep(response: Response) -> Response:

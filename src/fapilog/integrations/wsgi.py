@@ -15,14 +15,13 @@ from ..context import audit_context
 from ..core.audit import AuditTrail
 from ..record.options import require_callable
 from ..tasks.strangers import Log
-from ._headers import RECORDED, REQUEST_ID, environ_name, request_id
+from ._headers import RECORDED, REQUEST_ID, ROUTING_ARGS, environ_name, request_id
 from ._requests import RequestOptions, of_request
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
 
 __all__ = ["AuditMiddleware", "note_error"]
-
 _ERROR: Final = "fapilog.error"
 _log: Final = Log("fapilog")
 
@@ -58,7 +57,8 @@ class AuditMiddleware:
         log_requests: True stores an event for every request; a function is called with the method, the path and the
             status, and returns whether to store one. The event is stored before the response begins. If it can't be
             stored, this is logged (logger "fapilog") and the response is sent all the same. An error page that takes
-            the place of an answer has an event of its own.
+            the place of an answer has an event of its own. A parameter of the path that is a secret by its name, such
+            as "token", is not recorded if the application has it in ``environ["wsgiorg.routing_args"]``, as Flask has.
 
     Raises:
         TypeError: *user*, *session* or *log_requests* can't be called, takes other arguments or is asynchronous,
@@ -131,14 +131,14 @@ class AuditMiddleware:
             if not is_answered or exc_info is not None:
                 is_answered = True
                 error = environ.pop(_ERROR, None) or (exc_info and exc_info[1])
-                self._log(recorded, method, path, _number(status), error)
+                self._log(environ, recorded, method, path, _number(status), error=error)
             return write
 
         def failed(error: Exception) -> None:
             environ.pop(_ERROR, None)
             if not is_answered:
                 # The server, or a middleware around this one, answers so.
-                self._log(recorded, method, path, 500, error)
+                self._log(environ, recorded, method, path, 500, error=error)
 
         try:
             body = self._app(environ, start)
@@ -157,13 +157,21 @@ class AuditMiddleware:
         return self._options.client(environ.get("REMOTE_ADDR") or None, [joined] if joined else [])
 
     def _log(
-        self, recorded: dict[int, object], method: str, path: str, status: int, error: BaseException | None
+        self,
+        environ: WSGIEnvironment,
+        recorded: dict[int, object],
+        method: str,
+        path: str,
+        status: int,
+        *,
+        error: BaseException | None,
     ) -> None:
         trail = self._options.trail_for(self, recorded, method, path, status)
         if trail is None:
             return
-        kind, message, fields = of_request(method, path, status, error)
         try:
+            _, parameters = environ.get(ROUTING_ARGS) or ((), None)
+            kind, message, fields = of_request(method, path, status, error, parameters=parameters)
             trail.sync.log_event(kind, message, **fields)
         except Exception as failure:
             _log.error("a request is answered without its event, which can't be stored: %s", type(failure).__qualname__)

@@ -119,9 +119,10 @@ class AuditMiddleware:
         if self._options.trail_for(self, recorded, method, path, status) is None:
             return
         # Of other exceptions, such as Http404, the status says it all.
-        kind, message, fields = event_of(
-            method, path, status, error if status >= HTTPStatus.INTERNAL_SERVER_ERROR else None
-        )
+        shown = error if status >= HTTPStatus.INTERNAL_SERVER_ERROR else None
+        # None where no route fits the path.
+        parameters = getattr(request.resolver_match, "kwargs", None)
+        kind, message, fields = event_of(method, path, status, shown, parameters=parameters)
         if code is not None:
             fields["metadata"]["code"] = code
         record(lambda: trail.sync.log_event(kind, message, **fields))
