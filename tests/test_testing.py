@@ -327,6 +327,24 @@ class FewTypes(Broken):
         {each: each.value for each in list(AuditEventType)[:-1]}[event.event_type]
 
 
+class OnlyOurTypes(Broken):
+    """Knows no type of the user's own."""
+
+    says = "deliver an alert of type billing.refund .*; it raised KeyError"
+
+    async def send(self, event: AuditEvent, severity: str) -> None:
+        {each: each.value for each in AuditEventType}[event.event_type]
+
+
+class NeedsAUser(Broken):
+    """Takes a user who is not known for granted."""
+
+    says = "deliver an alert about an event that says nothing but its message; it raised AttributeError"
+
+    async def send(self, event: AuditEvent, severity: str) -> None:
+        event.user_id.upper()  # type: ignore[union-attr]
+
+
 class NeedsAChannel(Broken):
     """Takes a channel that is not there for granted."""
 

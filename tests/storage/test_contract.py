@@ -15,7 +15,8 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
-from msgspec.structs import replace
+from msgspec import to_builtins
+from msgspec.structs import force_setattr, replace
 
 from fapilog import AuditEvent
 from fapilog.record import chain
@@ -130,6 +131,50 @@ class WithNewlines(MemoryStorage):
 
     async def read_lines(self, after: int, limit: int) -> list[bytes]:
         return [line + b"\n" for line in await super().read_lines(after, limit)]
+
+
+class Viewing(MemoryStorage):
+    """Gives lines as its driver does."""
+
+    async def read_lines(self, after: int, limit: int) -> Any:
+        return [memoryview(line) for line in await super().read_lines(after, limit)]
+
+
+class Freezing(MemoryStorage):
+    """Gives lines as a tuple."""
+
+    async def read_lines(self, after: int, limit: int) -> Any:
+        return tuple(await super().read_lines(after, limit))
+
+
+class Plain(MemoryStorage):
+    """Gives events as they are in JSON."""
+
+    async def read(self, after: int, limit: int) -> list[Any]:
+        return [to_builtins(event) for event in await super().read(after, limit)]
+
+
+class Short(MemoryStorage):
+    """Says only whether the chain is valid."""
+
+    async def verify(self, progress: Callable[[int], None] | None = None) -> Any:
+        return (await super().verify(progress)).valid
+
+
+class Shouting(MemoryStorage):
+    """Stores a text in capitals, and puts it into the event of the caller too."""
+
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Any:
+        force_setattr(event, "message", event.message.upper())
+        return await super().append(event, once=once)
+
+
+class Deciding(MemoryStorage):
+    """Says whether it has stored the event, and not where."""
+
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Any:
+        seal = await super().append(event, once=once)
+        return seal is not None if once else seal
 
 
 class Oldest(MemoryStorage):
@@ -404,7 +449,13 @@ BROKEN: list[tuple[type[MemoryStorage], str]] = [
     (Unasked, "append_lines: of copied records, find should return records .70, 65, .*; it returned ..$"),
     (Backwards, "append: the numbers should count from 1 without gaps; they are .25, 24"),
     (Endless, "read: read_lines.0, 0. should return"),
-    (WithNewlines, "append: the lines of read_lines should make a chain"),
+    (WithNewlines, "append: read_lines should return lines without a newline"),
+    (Viewing, "append: read_lines should return bytes; it returned a memoryview among them"),
+    (Freezing, "append: read_lines should return a list; it returned a tuple"),
+    (Plain, "append: read should return events; it returned a dict among them"),
+    (Short, "append: verify should return an AuditChainVerificationResult; it returned a bool"),
+    (Shouting, "append: append should leave the event as it is"),
+    (Deciding, "once: append with once should return a Seal or None; it returned a bool"),
     (Oldest, "search: find with metadata={} and limit 1 should return records .40.; it returned .1."),
     (Deaf, "search: find with tag='PCI' and limit 40 should return records .40, 38, 37"),
     (Flattening, "count: of the events that find returns, the shares by metadata.http.status should be"),

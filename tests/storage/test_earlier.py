@@ -99,6 +99,14 @@ def test_whose_it_is(old: Path, tmp_path: Path) -> None:
         verify_earlier(tmp_path / "ours")
 
 
+@pytest.mark.parametrize("content", [b"", b"\n\n"])
+def test_it_may_begin_without_a_record(old: Path, content: bytes) -> None:
+    """A file in front of the first record, which a full disk has left empty, does not change whose a trail is."""
+    (old / "audit_2020-01-01.jsonl").write_bytes(content)
+    assert is_of_earlier(old)
+    assert verify_earlier(old).problem is None
+
+
 async def test_its_events_are_read(old: Path) -> None:
     """They are numbered as they stand in the files, and what an event does not have is in the metadata."""
     stored = [json.loads(line) for line in file_in(old).read_bytes().splitlines()]

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 import msgspec
 
-from ..record.chain import MAX_RECORD_BYTES, AuditChainVerificationResult, ChainStatus
+from ..record.chain import AuditChainVerificationResult, ChainStatus
 from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
@@ -78,14 +78,12 @@ _LONGEST_LINE: Final = 64 << 20
 
 
 def is_of_earlier(directory: Path) -> bool:
-    """Return whether the oldest file of the trail in *directory* was written by the earlier fapilog."""
+    """Return whether the first record of the trail in *directory* was written by the earlier fapilog."""
     # The next search for a trail of ours reports a file that can't be read.
-    with contextlib.suppress(OSError):
-        for name in _names(directory):
-            path = directory / name
-            if path.is_file():
-                with path.open("rb") as file:
-                    return is_earlier(file.readline(MAX_RECORD_BYTES))
+    with contextlib.suppress(AuditStorageError):
+        # A disk that was full has left a file without a record.
+        lines = (line for name in _names(directory) for line in _lines(directory, name) if not line.isspace())
+        return is_earlier(next(lines, b""))
     return False
 
 

@@ -39,8 +39,9 @@ async def check_dispatcher(
 
     - An `AuditTrail` takes it, and `send_alert` takes the trail's arguments: the event by position, *severity* and
       *channel* by name, and *channel* may be left out.
-    - It delivers every type of event, and at every severity, and returns None. It raises only an `Exception`: no
-      CancelledError of its own, and nothing that ends the process.
+    - It delivers every type of event, also one of your own, and at every severity, and an event that says nothing but
+      a message, and returns None. It raises only an `Exception`: no CancelledError of its own, and nothing that ends
+      the process.
     - Whatever text an event holds, it delivers the alert, or raises `DeliveryError`: an attacker must not be able to
       stop the alert about an attack.
     - It does not change the event.
@@ -160,6 +161,17 @@ async def _delivers_every_kind(subject: Subject) -> None:
     channels: Iterator[dict[str, str | None]] = itertools.cycle(({}, {"channel": None}, {"channel": "#on-call"}))
     for event_type, log_level in zip(AuditEventType, itertools.cycle(AuditLogLevel), strict=False):
         await subject.deliver(an_event(event_type, log_level), **next(channels))
+    await subject.deliver(an_event(AuditEventType("billing.refund")))
+    error = await subject.outcome(
+        AuditEvent(
+            event_type=AuditEventType.SECURITY_VIOLATION,
+            message="someone opened the safe",
+            sequence_number=1,
+            checksum="0" * 64,
+        )
+    )
+    if error is not None:
+        subject.fail("deliver an alert about an event that says nothing but its message", error)
 
 
 async def _delivers_any_text(subject: Subject) -> None:

@@ -6,9 +6,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, NoReturn, TypeVar
 
 import anyio
+import msgspec
 
 from ..record import chain
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, Seal
+from ..record.damage import DamagedRecord
 from ..record.events import AuditEvent
 from ..record.formats import decoded
 from ..record.values import kind_of
@@ -74,15 +76,22 @@ class Place:
         raise AssertionError(expected)
 
     async def append(self, storage: AuditStorage, event: AuditEvent) -> Seal:
-        """Append *event*, and return its seal."""
+        """Append *event*, and return its seal; fail if the event is changed."""
+        given = msgspec.json.encode(event)
         seal = await self.ask("append", lambda: storage.append(event))
+        if msgspec.json.encode(event) != given:
+            # The trail alerts about the same object.
+            self.fail("append should leave the event as it is")
         if not isinstance(seal, Seal):
             self.fail(f"append should return a Seal; it returned {kind_of(seal)}")
         return seal
 
     async def append_once(self, storage: AuditStorage, event: AuditEvent) -> Seal | None:
         """Append *event* if its id is not there."""
-        return await self.ask("append with once", lambda: storage.append(event, once=True))
+        seal: Any = await self.ask("append with once", lambda: storage.append(event, once=True))
+        if seal is not None and not isinstance(seal, Seal):
+            self.fail(f"append with once should return a Seal or None; it returned {kind_of(seal)}")
+        return seal
 
     async def fill(self, storage: AuditStorage, events: Sequence[AuditEvent]) -> list[AuditEvent]:
         """Append *events* one after the other, and return them with their seals."""
@@ -110,15 +119,29 @@ class Place:
     def _events(self, what: str, found: Any) -> list[AuditEvent]:
         if not isinstance(found, Sequence):
             self.fail(f"{what} should return a sequence; it returned {kind_of(found)}")
+        for item in found:
+            if not isinstance(item, AuditEvent | DamagedRecord):
+                self.fail(f"{what} should return events; it returned {kind_of(item)} among them")
         return list(found)
 
     async def read_lines(self, storage: AuditStorage, after: int, limit: int) -> list[bytes]:
         """Read a page of lines."""
-        return await self.ask("read_lines", lambda: storage.read_lines(after, limit))
+        lines: Any = await self.ask("read_lines", lambda: storage.read_lines(after, limit))
+        if not isinstance(lines, list):
+            self.fail(f"read_lines should return a list; it returned {kind_of(lines)}")
+        for line in lines:
+            if not isinstance(line, bytes):
+                self.fail(f"read_lines should return bytes; it returned {kind_of(line)} among them")
+            if b"\n" in line:
+                self.fail("read_lines should return lines without a newline")
+        return lines
 
     async def verify(self, storage: AuditStorage) -> AuditChainVerificationResult:
         """Verify the chain."""
-        return await self.ask("verify", storage.verify)
+        result: Any = await self.ask("verify", storage.verify)
+        if not isinstance(result, AuditChainVerificationResult):
+            self.fail(f"verify should return an AuditChainVerificationResult; it returned {kind_of(result)}")
+        return result
 
     async def all(self, storage: AuditStorage) -> list[AuditEvent]:
         """Return all events, the oldest first, after checking that they make a chain."""
