@@ -12,8 +12,7 @@ import anyio.to_thread
 import pytest
 
 from fapilog.tasks import loops
-from fapilog.tasks.events import Condition, Event
-from fapilog.tasks.loops import Loop, wake
+from fapilog.tasks.loops import Condition, Event, Loop, wake
 from tests.doubles.interrupting import moments
 
 

@@ -16,8 +16,7 @@ import anyio.lowlevel
 from ..record.errors import AlertBufferFullError, AlertCancelledError, AlertStoppedError, AlertTimeoutError
 from ..record.events import AuditEvent, Identity, identity_of
 from ..tasks.background import Background
-from ..tasks.events import Condition
-from ..tasks.loops import Loop, is_without_loop
+from ..tasks.loops import Condition, Loop, is_without_loop
 from ..tasks.strangers import Log, contained
 from ._health import Health
 from .alerting import Alert, AlertDispatcher, DeliveryReport
