@@ -151,8 +151,7 @@ class AlertForwarder:
 
     def announced(self, event_id: str) -> None:
         """Note that an event was announced, or will not be."""
-        if event_id in self._unannounced:
-            self._unannounced.pop(event_id, None)
+        if self._unannounced.pop(event_id, self) is not self and self._changed.waiting:
             self._changed.notify()
 
     def interrupted(self, event_id: str) -> bool:
@@ -337,7 +336,8 @@ class AlertForwarder:
                 self.failed += error is not None
         if error is not None and self._miss(event):
             self.missed.notify()
-        self._changed.notify()
+        if self._changed.waiting:
+            self._changed.notify()
         self._health.reported(report, pending.announced)
 
     # -- for the catch-up

@@ -217,15 +217,15 @@ class Condition:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._waiting: list[Waiter] = []
+        # The tasks that wait. Where there is none after the change, `notify` need not be called.
+        self.waiting: list[Waiter] = []
 
     def notify(self) -> None:
-        """Make every waiter look again; cheap where there is none."""
-        if self._waiting:
-            with self._lock:
-                # In this order: a signal handler may raise in between, and then the next call wakes the rest.
-                wake(self._waiting)
-                self._waiting.clear()
+        """Make every waiter look again."""
+        with self._lock:
+            # In this order: a signal handler may raise in between, and then the next call wakes the rest.
+            wake(self.waiting)
+            self.waiting.clear()
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Return when *holds* returns True; it is called at first, and after every `notify`."""
@@ -234,14 +234,14 @@ class Condition:
             waiter = loop, loop.make_event()
             # Before the question: a change between the two must not be missed.
             with self._lock:
-                self._waiting.append(waiter)
+                self.waiting.append(waiter)
             try:
                 if holds():
                     return
                 await waiter[1].wait()
             finally:
                 with self._lock, contextlib.suppress(ValueError):
-                    self._waiting.remove(waiter)
+                    self.waiting.remove(waiter)
 
 
 class Event(Condition):

@@ -279,13 +279,13 @@ class Sender:
     def _note_state(self, state: OutboxState, now: float) -> None:
         self.state = state
         self._is_stale = False
+        # The alerts were counted before the deaths that are not stored yet.
+        if not state.dead and all(ending.verdict.status != "dead" for ending in self._claims.endings):
+            self._store.report_part(f"dead alerts in the outbox {self._store.name}", None)
         age = 0.0 if state.oldest is None else now - state.oldest
         is_old = age > self._terms.old_after
         cause = f"the oldest of {state.pending} alerts has waited for {age:.0f} s" if is_old else None
         self._store.report_part(f"the age of the outbox {self._store.name}", cause)
-        # The alerts were counted before the deaths that are not stored yet.
-        if not state.dead and all(ending.verdict.status != "dead" for ending in self._claims.endings):
-            self._store.report_part(f"dead alerts in the outbox {self._store.name}", None)
 
     async def _let_lanes_work(self) -> None:
         """Wait a little while all lanes have alerts to send: the store's thread slows the lanes down."""
@@ -359,18 +359,19 @@ class Sender:
     def _note(self, claim: Claim, began_at: float, report: DeliveryReport, verdict: Verdict) -> None:
         """Keep how an attempt ended until it is stored, log a failure, and report to the trail."""
         next_at = anyio.current_time() + verdict.wait
-        self._claims.end(Ending(claim, verdict, began_at, report.took, report.reason, next_at))
+        reason = None if verdict.status == "delivered" else report.reason
+        self._claims.end(Ending(claim, verdict, began_at, report.took, reason, next_at))
         name, event_id = self._store.name, claim.alert.event.event_id
         if verdict.status == "dead":
             message = "the outbox %s gives up the alert about event %s after attempt %d: %s"
-            _log.error(message, name, event_id, claim.attempt, report.reason)
-            self._store.report_part(f"dead alerts in the outbox {name}", f"event {event_id}: {report.reason}")
+            _log.error(message, name, event_id, claim.attempt, reason)
+            self._store.report_part(f"dead alerts in the outbox {name}", f"event {event_id}: {reason}")
         elif verdict.status == "pending":
             message = "the outbox %s could not deliver the alert about event %s in attempt %d, %s: %s"
-            _log.warning(message, name, event_id, claim.attempt, self._next_attempt(verdict), report.reason)
+            _log.warning(message, name, event_id, claim.attempt, self._next_attempt(verdict), reason)
         is_broken = self._breaker.probes > 0
         if is_broken or self._was_broken is not False:
-            self._store.report_part(f"the route of the outbox {name}", report.reason if is_broken else None)
+            self._store.report_part(f"the route of the outbox {name}", reason if is_broken else None)
         self._was_broken = is_broken
         self._store.report_attempt(report)
 
