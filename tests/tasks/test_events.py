@@ -12,8 +12,7 @@ import anyio.to_thread
 import pytest
 
 from fapilog.tasks import loops
-from fapilog.tasks.events import Condition, Event
-from fapilog.tasks.loops import Loop, wake
+from fapilog.tasks.loops import Condition, Event, Loop, wake
 from tests.doubles.interrupting import moments
 
 
@@ -33,7 +32,7 @@ async def test_an_event_wakes_every_loop() -> None:
             threads.append(threading.Thread(target=functools.partial(anyio.run, wait, backend, backend=backend)))
             threads[-1].start()
         tasks.start_soon(wait, "here")
-        while len(event._waiting) < 3:
+        while len(event.waiting) < 3:
             await anyio.lowlevel.checkpoint()
         event.set()
     for thread in threads:
@@ -47,10 +46,10 @@ async def test_a_waiter_whose_loop_has_ended_disturbs_no_other() -> None:
     event = Event()
     closed = asyncio.new_event_loop()
     closed.close()
-    event._waiting.append((Loop(closed), anyio.Event()))
+    event.waiting.append((Loop(closed), anyio.Event()))
     with anyio.move_on_after(1):
         await event.wait()
-    assert len(event._waiting) == 1
+    assert len(event.waiting) == 1
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(event.wait)
         await anyio.lowlevel.checkpoint()

@@ -125,7 +125,7 @@ class CatchUp:
     async def _run(self) -> None:
         wait = _WAIT
         while True:
-            await self._forwarder.changed.until(lambda: self._has_work)
+            await self._forwarder.missed.until(lambda: self._has_work)
             self._is_wanted, self._is_running = False, True
             self._forwarder.watch(())
             try:
@@ -149,7 +149,7 @@ class CatchUp:
 
     async def idle(self) -> None:
         """Wait until the dispatcher lacks no alert, or an attempt to resend has failed."""
-        await self._forwarder.changed.until(lambda: self._has_failed or not (self._is_running or self._has_work))
+        await self._forwarder.missed.until(lambda: self._has_failed or not (self._is_running or self._has_work))
 
     def stored(self, sequence_number: int) -> None:
         """Take note, from any thread, of how far the trail has come."""
@@ -162,11 +162,11 @@ class CatchUp:
 
     def _want(self) -> None:
         self._is_wanted = True
-        self._forwarder.changed.notify()
+        self._forwarder.missed.notify()
 
     def _end_attempt(self, *, failed: bool) -> None:
         self._is_running, self._has_failed = False, failed
-        self._forwarder.changed.notify()
+        self._forwarder.missed.notify()
 
     async def _catch_up(self) -> None:
         if self._mark is None:

@@ -16,8 +16,7 @@ import anyio.lowlevel
 from ..record.errors import AlertBufferFullError, AlertCancelledError, AlertStoppedError, AlertTimeoutError
 from ..record.events import AuditEvent, Identity, identity_of
 from ..tasks.background import Background
-from ..tasks.events import Condition
-from ..tasks.loops import Loop, is_without_loop
+from ..tasks.loops import Condition, Loop, is_without_loop
 from ..tasks.strangers import Log, contained
 from ._health import Health
 from .alerting import Alert, AlertDispatcher, DeliveryReport
@@ -89,7 +88,7 @@ class AlertForwarder:
         dispatched: How many alerts the dispatcher has taken.
         failed: How many alerts failed.
         has_missed: Whether an alert was missed since `watch` was called.
-        changed: Notified after every change.
+        missed: Notified when one was missed.
     """
 
     def __init__(
@@ -137,7 +136,9 @@ class AlertForwarder:
         self._missed: set[Identity] = set()
         self._is_resending = False
         self.has_missed: bool = False
-        self.changed: Condition = Condition()
+        self.missed: Condition = Condition()
+        # Apart from that: nobody waits for these changes but a catch-up that is under way.
+        self._changed: Condition = Condition()
 
     @property
     def waiting(self) -> int:
@@ -150,9 +151,8 @@ class AlertForwarder:
 
     def announced(self, event_id: str) -> None:
         """Note that an event was announced, or will not be."""
-        if event_id in self._unannounced:
-            self._unannounced.pop(event_id, None)
-            self.changed.notify()
+        if self._unannounced.pop(event_id, self) is not self and self._changed.waiting:
+            self._changed.notify()
 
     def interrupted(self, event_id: str) -> bool:
         """
@@ -164,7 +164,8 @@ class AlertForwarder:
         is_lost = event_id in self._unannounced and not self._is_resending
         self._unannounced.pop(event_id, None)
         self.has_missed = True
-        self.changed.notify()
+        self.missed.notify()
+        self._changed.notify()
         return is_lost
 
     async def make_room(self) -> None:
@@ -207,7 +208,7 @@ class AlertForwarder:
                 self._buffer.append(pending)
                 pending.is_taken = True
         if is_missed:
-            self.changed.notify()
+            self.missed.notify()
         elif is_full:
             self._report(pending, AlertBufferFullError(self._limit))
         elif not is_open:
@@ -333,9 +334,10 @@ class AlertForwarder:
             with self._lock:
                 self.dispatched += error is None
                 self.failed += error is not None
-        if error is not None:
-            self._miss(event)
-        self.changed.notify()
+        if error is not None and self._miss(event):
+            self.missed.notify()
+        if self._changed.waiting:
+            self._changed.notify()
         self._health.reported(report, pending.announced)
 
     # -- for the catch-up
@@ -356,7 +358,7 @@ class AlertForwarder:
 
     async def until_room(self) -> None:
         """Wait until the buffer is not full."""
-        await self.changed.until(lambda: len(self._buffer) < self._limit)
+        await self._changed.until(lambda: len(self._buffer) < self._limit)
 
     async def until_announced(self) -> None:
         """Wait until the events that are expected now were announced, or the loops of their calls were closed."""
@@ -381,7 +383,7 @@ class AlertForwarder:
         while is_waiting:
             self._give_up_lost()
             with anyio.move_on_after(_LOOK_EVERY) as looking:
-                await self.changed.until(holds)
+                await self._changed.until(holds)
             is_waiting = looking.cancelled_caught
 
     def _give_up_lost(self) -> None:

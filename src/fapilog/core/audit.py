@@ -21,7 +21,7 @@ from ..record import chain
 from ..record.chain import AuditChainVerificationResult, ChainHead, ChainStatus, Seal
 from ..record.errors import AuditStorageError, StoringInterruptedError
 from ..record.events import AuditEvent
-from ..record.intake import CommonFields, EventFields, recorded
+from ..record.intake import FIELDS, CommonFields, EventFields, recorded
 from ..record.kinds import RULE_MET, AuditEventType, AuditLogLevel, ComplianceLevel, member
 from ..record.later import imported_later, loading
 from ..record.options import require, require_kind_or_none
@@ -328,7 +328,8 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
             if not policy.enabled:
                 return ""
             given = cast("dict[str, Any]", fields)
-            look_for_typos(given, strict=policy.strict)
+            if not FIELDS.issuperset(given):
+                look_for_typos(given, strict=policy.strict)
             known = {"event_type": member(AuditEventType, event_type, "event_type"), "message": message, **self._known}
             event, record = recorded(known, completed(given, strict=policy.strict), limits=self._limits)
             once = given.get("event_id") is not None

@@ -112,7 +112,7 @@ class Aftermath:
     @property
     def is_here(self) -> bool:
         """Whether this code runs in such a call, or was set going by one, or handles a line of the log about it."""
-        return any(call.aftermath is self and call.counts for call in _calls.get()) or is_logging()
+        return any(call.aftermath is self and call.counts for call in _calls.get()) or is_logging.get()
 
 
 class _Call:

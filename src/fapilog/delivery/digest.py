@@ -25,9 +25,9 @@ from ..record.kinds import AuditLogLevel, member
 from ..record.options import require, require_callable, several
 from ..record.privacy import Uncopied
 from ..tasks.background import Background
-from ..tasks.events import Event
 from ..tasks.fork import call_in_child
 from ..tasks.life import Life
+from ..tasks.loops import Event
 from ..tasks.strangers import Log, answer
 from ._inner import Managers, deliver
 from ._summary import COMPONENT_LENGTH, Counted, digest_of

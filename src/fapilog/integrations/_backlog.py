@@ -116,7 +116,7 @@ def is_storing() -> bool:
     not count, since its events are not announced, and neither does a task that was started below and outlives the call.
     """
     store = _store.get()
-    return is_logging() or (store is not None and store.is_here)
+    return is_logging.get() or (store is not None and store.is_here)
 
 
 class Backlog(Uncopied):

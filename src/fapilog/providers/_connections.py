@@ -10,9 +10,9 @@ from __future__ import annotations
 import base64
 import os
 import ssl
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
-from typing import Final, Self
+from typing import Any, Final, Self
 from urllib.request import getproxies, proxy_bypass
 from weakref import WeakKeyDictionary
 
@@ -88,13 +88,13 @@ class Connections:
         """Return the way to *url* in words for messages; empty if it is direct."""
         return "" if self._transport(url, near=near) is self._direct else " through the proxy of the environment"
 
-    async def send(
+    def send(
         self, url: httpx2.URL, headers: RawHeaders, content: httpx2.AsyncByteStream, *, near: bool
-    ) -> httpx2.Response:
+    ) -> Coroutine[Any, Any, httpx2.Response]:
         """Post *content*, and return the answer, without its body; to this machine if *near*, past any proxy."""
         own = [*_DEFAULTS, *_credentials(url)]
         request = _request(url, _merged(own, headers), content)
-        return await self._transport(url, near=near).handle_async_request(request)
+        return self._transport(url, near=near).handle_async_request(request)
 
     def _transport(self, url: httpx2.URL, *, near: bool) -> httpx2.AsyncHTTPTransport:
         # The proxies must not see requests to this machine: those may be unencrypted.
@@ -123,14 +123,14 @@ class GivenClient:
         """Return no words: the client has its own proxies."""
         return ""
 
-    async def send(
+    def send(
         self,
         url: httpx2.URL,
         headers: RawHeaders,
         content: httpx2.AsyncByteStream,
         *,
         near: bool,  # noqa: ARG002
-    ) -> httpx2.Response:
+    ) -> Coroutine[Any, Any, httpx2.Response]:
         """
         Post *content*, and return the answer, without its body.
 
@@ -146,7 +146,7 @@ class GivenClient:
                 "give none: then each loop has its own"
             )
         request = _request(url, _merged(client.headers.raw, headers), content, client)
-        return await client.send(request, stream=True, follow_redirects=False)
+        return client.send(request, stream=True, follow_redirects=False)
 
 
 def _request(

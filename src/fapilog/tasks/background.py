@@ -14,8 +14,7 @@ from typing import Any, Final
 
 import anyio
 
-from .events import Condition
-from .loops import Loop, LoopClosedError, is_without_loop
+from .loops import Condition, Loop, LoopClosedError, is_without_loop
 from .strangers import Log, cancellation_of_this_task, contained
 
 __all__ = ["Background", "Call", "Job", "alone", "own_context", "side_by_side"]

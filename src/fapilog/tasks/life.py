@@ -14,8 +14,7 @@ import anyio
 import anyio.lowlevel
 
 from .background import own_context
-from .events import Event
-from .loops import Loop, LoopClosedError, uninterrupted
+from .loops import Event, Loop, LoopClosedError, uninterrupted
 from .strangers import tamed
 
 __all__ = ["Life", "enter_all", "leave_all"]

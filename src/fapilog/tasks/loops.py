@@ -2,8 +2,9 @@
 Event loops, from any thread: schedule a call, wake tasks, finish a call whatever happens to its caller, or do without.
 
 Here, and where `strangers` looks for the current task, asyncio and trio are treated differently: anyio starts tasks
-only inside of a task group, whose host is one certain task, and it has no way to schedule a call in another thread's
-loop without waiting for the call.
+only inside of a task group, whose host is one certain task, it has no way to schedule a call in another thread's loop
+without waiting for the call, and its events belong to one loop: set by another thread, they wake no waiter, or break
+that loop. So every waiter has an event of its own loop here, and one call per loop sets them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import anyio
 import anyio.lowlevel
 
 __all__ = [
+    "Condition",
+    "Event",
     "Loop",
     "LoopClosedError",
     "Waiter",
@@ -61,12 +64,7 @@ class Loop:
 
     @classmethod
     def current(cls) -> Self:
-        """
-        Return the loop that runs in this thread.
-
-        Raises:
-            RuntimeError: No loop runs here.
-        """
+        """Return the loop that runs in this thread; raise a RuntimeError if none does."""
         native = _running()
         if native is None:
             raise RuntimeError("no event loop runs in this thread")
@@ -97,31 +95,21 @@ class Loop:
     @property
     def is_closed(self) -> bool:
         """Whether the loop has ended for good."""
-        if self.is_here:
-            return False
         if self.is_asyncio:
             return bool(self._native.is_closed())
         try:
-            self.call_soon(_nothing)
+            if not self.is_here:
+                self.call_soon(_nothing)
         except LoopClosedError:
             return True
         return False
 
     def make_event(self) -> Any:
-        """
-        Return an event of the library of this loop, with `set` and `wait`; both are for this loop alone.
-
-        For the events that every `log_event` waits for: to make an `anyio.Event` takes as long as to hash a record.
-        """
+        """Return an event with `set` and `wait`, for this loop alone: anyio's takes as long to make as a hash."""
         return _FutureEvent(self._native) if self.is_asyncio else sys.modules["trio"].Event()
 
     def call_soon(self, call: Callable[[], object]) -> None:
-        """
-        Schedule *call* in the loop. May be called by any thread, and never waits.
-
-        Raises:
-            LoopClosedError: The loop has ended.
-        """
+        """Schedule *call* in the loop, from any thread, and never wait; raise a `LoopClosedError` if it has ended."""
         schedule = self._native.call_soon_threadsafe if self.is_asyncio else self._native.run_sync_soon
         try:
             schedule(call)
@@ -224,6 +212,59 @@ def _set_all(events: list[Any]) -> None:
         raise
 
 
+class Condition:
+    """Wakes tasks that wait for something to become true, in any thread and any loop."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        # The tasks that wait. Where there is none after the change, `notify` need not be called.
+        self.waiting: list[Waiter] = []
+
+    def notify(self) -> None:
+        """Make every waiter look again."""
+        with self._lock:
+            # In this order: a signal handler may raise in between, and then the next call wakes the rest.
+            wake(self.waiting)
+            self.waiting.clear()
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Return when *holds* returns True; it is called at first, and after every `notify`."""
+        loop = Loop.current()
+        while True:
+            waiter = loop, loop.make_event()
+            # Before the question: a change between the two must not be missed.
+            with self._lock:
+                self.waiting.append(waiter)
+            try:
+                if holds():
+                    return
+                await waiter[1].wait()
+            finally:
+                with self._lock, contextlib.suppress(ValueError):
+                    self.waiting.remove(waiter)
+
+
+class Event(Condition):
+    """An event that is set once, by any thread, and waited for in any loop."""
+
+    is_set: bool = False
+    """Whether it was set; to be read alone."""
+
+    def set(self) -> None:
+        """Wake every waiter; does nothing if it is set already."""
+        # With the lock held, no waiter that was woken can look before it is set; and in this order, as in `notify`.
+        with self._lock:
+            self.notify()
+            self.is_set = True
+
+    async def wait(self) -> None:
+        """Return when the event is set."""
+        if self.is_set:
+            await anyio.lowlevel.checkpoint()
+        else:
+            await self.until(lambda: self.is_set)
+
+
 class _FutureEvent:
     """
     An event of an asyncio loop for one task, which may wait again where it was cancelled.
@@ -284,12 +325,6 @@ async def finished(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         return await call()
     await anyio.lowlevel.checkpoint_if_cancelled()
     results: list[T] = []
-    here = Loop.current()
-    if not here.is_asyncio:
-        with anyio.CancelScope(shield=True):
-            results.append(await call())
-        await anyio.lowlevel.checkpoint_if_cancelled()
-        return results[0]
     errors: list[BaseException] = [LoopClosedError("the event loop ended")]
 
     async def run() -> None:
@@ -302,9 +337,13 @@ async def finished(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
                 # KeyboardInterrupt too: it is the caller's.
                 errors[0] = error
 
-    ended = here.make_event()
-    here.spawn(run, ended=ended.set)
-    await uninterrupted(ended.wait)
+    here = Loop.current()
+    if here.is_asyncio:
+        ended = here.make_event()
+        here.spawn(run, ended=ended.set)
+        await uninterrupted(ended.wait)
+    else:
+        await run()
     await anyio.lowlevel.checkpoint_if_cancelled()
     if results:
         return results[0]
@@ -325,16 +364,12 @@ async def uninterrupted(wait: Callable[[], Awaitable[object]]) -> None:
         raise cancelled
 
 
-class _Thread(threading.local):
-    without_loop = False
-
-
-_thread: Final = _Thread()
+_thread: Final = threading.local()
 
 
 def is_without_loop() -> bool:
     """Whether this thread runs a coroutine by `without_loop`, so that waiting means to block the thread."""
-    return _thread.without_loop
+    return bool(getattr(_thread, "without_loop", False))
 
 
 def without_loop(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -348,7 +383,7 @@ def without_loop(coroutine: Coroutine[Any, Any, T]) -> T:
         BaseException: The exception of *coroutine*.
         RuntimeError: The coroutine waits for an event loop all the same.
     """
-    before, _thread.without_loop = _thread.without_loop, True
+    before, _thread.without_loop = is_without_loop(), True
     try:
         coroutine.send(None)
     except StopIteration as end:
@@ -360,5 +395,4 @@ def without_loop(coroutine: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError(f"{coroutine!r} waits for an event loop, and there is none")
 
 
-def _nothing() -> None:
-    pass
+def _nothing() -> None: ...

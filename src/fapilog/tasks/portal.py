@@ -17,8 +17,7 @@ from typing import Any, Final, Protocol, TypeVar
 import anyio
 
 from ..record.errors import reason
-from .events import Event
-from .loops import Loop, LoopClosedError
+from .loops import Event, Loop, LoopClosedError
 from .strangers import Log
 from .threads import Latch, started
 

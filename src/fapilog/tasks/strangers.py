@@ -39,12 +39,8 @@ _WARNING: Final = 30
 _ERROR: Final = 40
 _CRITICAL: Final = 50
 
-_is_logging: Final = ContextVar("fapilog_is_logging", default=False)
-
-
-def is_logging() -> bool:
-    """Whether this code runs in a handler or a filter that was given a line of ours."""
-    return _is_logging.get()
+is_logging: Final = ContextVar("fapilog_is_logging", default=False)
+"""Whether this code runs in a handler or a filter that was given a line of ours."""
 
 
 class Log:
@@ -92,11 +88,11 @@ class Log:
         self._log(_ERROR, message, args, with_traceback=True)
 
     def _log(self, level: int, message: str, args: tuple[object, ...], *, with_traceback: bool = False) -> None:
-        if _is_logging.get():
+        if is_logging.get():
             return
         try:
             # In here: a signal handler may raise as soon as it is set.
-            _is_logging.set(True)
+            is_logging.set(True)
             with ExitStack() as stack:
                 # A release of Sentry without these functions must not cost the line.
                 with suppress(Exception):
@@ -107,7 +103,7 @@ class Log:
         except BaseException:  # noqa: S110  there is nowhere left to report it
             pass
         finally:
-            _is_logging.set(False)
+            is_logging.set(False)
 
 
 def _keep_stack_from_sentry(until: ExitStack) -> None:

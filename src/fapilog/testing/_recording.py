@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from ..record.events import AuditEvent
-from ..tasks.events import Condition
+from ..tasks.loops import Condition
 
 __all__ = ["RecordedAlert", "RecordingDispatcher"]
 

@@ -113,10 +113,11 @@ class Breaker:
             error: Why the attempt failed; None if it succeeded.
             now: The time on the event loop's clock.
         """
-        outcome, failures, spent = outcome_of(error), claim.failures, claim.spent
+        failures, spent = claim.failures, claim.spent
         if error is None:
             self._succeed()
-            return Verdict(outcome, "delivered", 0.0, failures, spent)
+            return Verdict("dispatched", "delivered", 0.0, failures, spent)
+        outcome = outcome_of(error)
         if isinstance(error, BrokenRouteError):
             wait = self._break(now) * random.uniform(1.0, 1.2)  # noqa: S311  spreads load
             return self._waiting(Verdict(outcome, "pending", wait, failures, spent + wait))

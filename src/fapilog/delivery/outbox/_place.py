@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 class Claim(NamedTuple):
     """
-    An alert that was claimed to be sent.
+    An alert that was claimed to be sent; a process claims no two about the same id of an event at a time.
 
     Attributes:
         alert: The alert to send.
@@ -41,11 +41,6 @@ class Claim(NamedTuple):
 
     def __repr__(self) -> str:
         return f"<Claim of {self.alert!r}, attempt {self.attempt}>"
-
-    @property
-    def event_id(self) -> str:
-        """The id of its event: a process claims no two alerts about one id at a time."""
-        return self.alert.event.event_id
 
 
 class Verdict(NamedTuple):

@@ -65,8 +65,9 @@ class _Claims:
     def add(self, claims: Iterable[Claim], until: float) -> None:
         """Hold *claims* until then, and let them wait for a lane."""
         for claim in claims:
-            self.held[claim.event_id] = claim
-            self.until[claim.event_id] = until
+            event_id = claim.alert.event.event_id
+            self.held[event_id] = claim
+            self.until[event_id] = until
             self.waiting.append(claim)
 
     def renew(self, event_ids: Iterable[str], until: float) -> None:
@@ -85,8 +86,9 @@ class _Claims:
 
     def drop(self, claim: Claim) -> None:
         """Hold *claim* no longer, and say nothing of it: it is taken over when its lease ends."""
-        self.held.pop(claim.event_id, None)
-        self.until.pop(claim.event_id, None)
+        event_id = claim.alert.event.event_id
+        self.held.pop(event_id, None)
+        self.until.pop(event_id, None)
 
 
 class Sender:
@@ -277,13 +279,13 @@ class Sender:
     def _note_state(self, state: OutboxState, now: float) -> None:
         self.state = state
         self._is_stale = False
+        # The alerts were counted before the deaths that are not stored yet.
+        if not state.dead and all(ending.verdict.status != "dead" for ending in self._claims.endings):
+            self._store.report_part(f"dead alerts in the outbox {self._store.name}", None)
         age = 0.0 if state.oldest is None else now - state.oldest
         is_old = age > self._terms.old_after
         cause = f"the oldest of {state.pending} alerts has waited for {age:.0f} s" if is_old else None
         self._store.report_part(f"the age of the outbox {self._store.name}", cause)
-        # The alerts were counted before the deaths that are not stored yet.
-        if not state.dead and all(ending.verdict.status != "dead" for ending in self._claims.endings):
-            self._store.report_part(f"dead alerts in the outbox {self._store.name}", None)
 
     async def _let_lanes_work(self) -> None:
         """Wait a little while all lanes have alerts to send: the store's thread slows the lanes down."""
@@ -301,17 +303,18 @@ class Sender:
                 claim = self._claims.waiting.popleft()
                 if not self._claims.waiting:
                     self._all_begun.set()
-                if self._breaker.paused_until <= anyio.current_time() < self._claims.until[claim.event_id]:
-                    try:
+                until = self._claims.until[claim.alert.event.event_id]
+                try:
+                    if self._breaker.paused_until <= anyio.current_time() < until:
                         await self._attempt(claim)
-                    finally:
-                        # Unless the attempt has ended, for an unexpected error: it would be renewed for ever.
-                        self._claims.drop(claim)
-                else:
-                    self._claims.give_back(claim)
+                    else:
+                        self._claims.give_back(claim)
+                finally:
+                    # Unless the attempt has ended, for an unexpected error: it would be renewed for ever.
+                    self._claims.drop(claim)
+                    self._store.wake()
         finally:
             self._lanes -= 1
-            self._store.wake()
 
     async def _attempt(self, claim: Claim) -> None:
         """Send the alert once; the ending of the attempt is always kept in `_claims`."""
@@ -356,21 +359,21 @@ class Sender:
     def _note(self, claim: Claim, began_at: float, report: DeliveryReport, verdict: Verdict) -> None:
         """Keep how an attempt ended until it is stored, log a failure, and report to the trail."""
         next_at = anyio.current_time() + verdict.wait
-        self._claims.end(Ending(claim, verdict, began_at, report.took, report.reason, next_at))
-        name, event_id = self._store.name, claim.event_id
+        reason = None if verdict.status == "delivered" else report.reason
+        self._claims.end(Ending(claim, verdict, began_at, report.took, reason, next_at))
+        name, event_id = self._store.name, claim.alert.event.event_id
         if verdict.status == "dead":
             message = "the outbox %s gives up the alert about event %s after attempt %d: %s"
-            _log.error(message, name, event_id, claim.attempt, report.reason)
-            self._store.report_part(f"dead alerts in the outbox {name}", f"event {event_id}: {report.reason}")
+            _log.error(message, name, event_id, claim.attempt, reason)
+            self._store.report_part(f"dead alerts in the outbox {name}", f"event {event_id}: {reason}")
         elif verdict.status == "pending":
             message = "the outbox %s could not deliver the alert about event %s in attempt %d, %s: %s"
-            _log.warning(message, name, event_id, claim.attempt, self._next_attempt(verdict), report.reason)
+            _log.warning(message, name, event_id, claim.attempt, self._next_attempt(verdict), reason)
         is_broken = self._breaker.probes > 0
         if is_broken or self._was_broken is not False:
-            self._store.report_part(f"the route of the outbox {name}", report.reason if is_broken else None)
+            self._store.report_part(f"the route of the outbox {name}", reason if is_broken else None)
         self._was_broken = is_broken
         self._store.report_attempt(report)
-        self._store.wake()
 
     def _next_attempt(self, verdict: Verdict) -> str:
         if not self._store.entered:

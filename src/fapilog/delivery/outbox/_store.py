@@ -15,10 +15,9 @@ from typing import Any, Final, NamedTuple, TypeVar
 from ...core.alerting import Alert, DeliveryReport, Reporter
 from ...record.errors import FapilogError, OutboxError
 from ...record.events import Identity, identity_of
-from ...tasks.events import Event
 from ...tasks.fork import call_in_child
 from ...tasks.groupcommit import GroupCommit
-from ...tasks.loops import Loop
+from ...tasks.loops import Event, Loop
 from ...tasks.strangers import Log
 from ...tasks.threads import in_thread
 from ...tasks.weakset import SharedWeakSet

@@ -105,7 +105,7 @@ class OutboxFile(SharedFile):
             try:
                 opened = self._opened()
                 opened.connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
-                queue = FileQueue(opened.connection)
+                queue = self._queue
                 return opened.commit(lambda: [call(queue) for call in calls])
             except _FAILURES as error:
                 inode = None if self._open is None else self._open.inode
@@ -151,6 +151,7 @@ class OutboxFile(SharedFile):
                 self.path, timeout=_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
             )
             self._open = opened = Opened(self, connection, self.path, inode)
+            self._queue = FileQueue(connection)
             # Any bytes as text: SQLite's own way fails for the whole row, and with it for all other rows.
             connection.text_factory = functools.partial(str, encoding="utf-8", errors="replace")
             # Before anything is changed: it may be another program's file.

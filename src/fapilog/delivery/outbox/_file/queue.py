@@ -116,7 +116,7 @@ class FileQueue(FileReceipts):
             self._end(outbox, ending, lease, now, now + max(0.0, ending.next_at - request.clock))
         for claim in request.returned:
             self._give_back(outbox, claim, lease, now)
-        renewed = {claim.event_id for claim in request.renewed if self._renew(outbox, claim, lease, now, until)}
+        kept = [claim for claim in request.renewed if self._renew(outbox, claim, lease, now, until)]
         if request.pause > 0:
             self._pause(outbox, now, now + request.pause)
         if request.recovered:
@@ -130,9 +130,9 @@ class FileQueue(FileReceipts):
         room = request.room if paused_until <= now else 0
         claims = self._claim(outbox, lease, now, until, limit=room, held=request.held)
         state = self._state(outbox) if request.wants_state else None
-        due = self._next_due(outbox, request.held | {claim.event_id for claim in claims})
+        due = self._next_due(outbox, request.held | _ids_of(claims))
         wait = None if due is None else max(due, paused_until) - now
-        return Answer(claims, renewed, wait, retried_at, state, more_to_prune)
+        return Answer(claims, _ids_of(kept), wait, retried_at, state, more_to_prune)
 
     def claim(self, outbox: str, event: AuditEvent, lease: str, now: float, lasts: float, /) -> list[Claim]:
         room = 1 if self._times(outbox)[0] <= now else 0
@@ -344,3 +344,7 @@ class FileQueue(FileReceipts):
             (outbox, sequence_number_of(event), event.event_id),
         ).fetchone()
         return None if row is None else int(row[0])
+
+
+def _ids_of(claims: Sequence[Claim]) -> set[str]:
+    return {claim.alert.event.event_id for claim in claims}

@@ -99,7 +99,7 @@ class PostgresQueue:
         if 0 < request.room <= len(claims):
             # There may be more, for which there is no room now.
             return Answer(claims, renewed, wait=0.0, retried_at=None, state=state, more_to_prune=more_to_prune)
-        held += (told(claim.event_id) for claim in claims)
+        held += (told(claim.alert.event.event_id) for claim in claims)
         [(wait, retried_at)] = self._do(sql.NEXT, outbox, held=held)
         return Answer(claims, renewed, wait, retried_at, state, more_to_prune)
 
@@ -242,7 +242,7 @@ def _kept(outbox: str, alert: Alert) -> KeptAlert:
 def _columns(claims: Sequence[Claim]) -> dict[str, list[Any]]:
     """Return the events of *claims*, and the attempt numbers, as arrays."""
     return {
-        "event_ids": [told(claim.event_id) for claim in claims],
+        "event_ids": [told(claim.alert.event.event_id) for claim in claims],
         "sequence_numbers": [sequence_number_of(claim.alert.event) for claim in claims],
         "attempts": [claim.attempt for claim in claims],
     }
