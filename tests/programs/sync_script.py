@@ -38,7 +38,7 @@ class File:
         if HOW == "hanging":
             await anyio.sleep_forever()
         if HOW == "blocking":
-            time.sleep(60)
+            time.sleep(60)  # noqa: ASYNC251  it blocks
         if HOW == "outbox" and not (DIRECTORY / "failed").exists():
             (DIRECTORY / "failed").touch()
             raise TransientDeliveryError("busy")
