@@ -487,6 +487,14 @@ def test_a_script_with_a_dispatcher_that_hangs_ends(tmp_path: Path) -> None:
     assert "the trail was stopped first" in ended.stderr
 
 
+@pytest.mark.slow
+def test_a_script_with_a_dispatcher_that_blocks_says_that_alerts_are_lost(tmp_path: Path) -> None:
+    """The exit does not wait for the event loop, in which nothing can be reported, and logs so."""
+    ended = run("blocking", tmp_path)
+    assert ended.returncode == 0
+    assert "at the exit a trail was not stopped, and alerts that wait, if any, are lost: the event loop" in ended.stderr
+
+
 def test_exit_on_sigterm_leaves_other_handlers_alone() -> None:
     """A handler that is installed stays; another thread is refused."""
 

@@ -28,7 +28,7 @@ HOW, DIRECTORY = sys.argv[1], Path(sys.argv[2])
 
 
 class File:
-    """Delivers into a file, in a moment; how often it fails first, or whether it hangs, depends on how."""
+    """Delivers into a file, in a moment; how often it fails first, or whether it hangs or blocks, depends on how."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -37,6 +37,8 @@ class File:
         self.calls += 1
         if HOW == "hanging":
             await anyio.sleep_forever()
+        if HOW == "blocking":
+            time.sleep(60)  # noqa: ASYNC251  it blocks
         if HOW == "outbox" and not (DIRECTORY / "failed").exists():
             (DIRECTORY / "failed").touch()
             raise TransientDeliveryError("busy")
@@ -86,7 +88,9 @@ def main() -> None:  # noqa: C901, PLR0912  one way to end after the other
 
         dispatcher = Outbox(pager, DIRECTORY / "alerts.db", schedule=[600, 600])
     trail = AuditTrail(
-        storage_path=DIRECTORY / "audit", alert_dispatcher=dispatcher, stop_timeout=0.5 if HOW == "hanging" else 50
+        storage_path=DIRECTORY / "audit",
+        alert_dispatcher=dispatcher,
+        stop_timeout=0.5 if HOW in {"hanging", "blocking"} else 50,
     )
 
     def log(message: str) -> None:

@@ -8,10 +8,11 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -25,6 +26,7 @@ from fapilog.storage._rows import ranges, reader
 from fapilog.storage._rows.table import questions
 from fapilog.storage.protocol import EventFilter
 from fapilog.storage.sqlite import SQLiteStorage, _Reader
+from fapilog.storage.sqlitefile import Opened
 from fapilog.tasks.loops import without_loop
 from tests.doubles.file_systems import mounted
 from tests.doubles.interrupting import interrupted_at
@@ -466,6 +468,33 @@ assert not failures, failures
 def test_a_storage_is_made_while_the_process_is_forked() -> None:
     """All files are closed before a fork, also while another thread makes one more."""
     subprocess.run([sys.executable, "-c", FORKING], check=True, timeout=120)
+
+
+class SlowConnection:
+    """A connection that takes a tenth of a second to close, unless the process is forked meanwhile."""
+
+    def __init__(self) -> None:
+        self.is_closing, self.was_forked, self.is_closed = threading.Event(), threading.Event(), False
+
+    def close(self) -> None:
+        self.is_closing.set()
+        self.was_forked.wait(0.1)
+        self.is_closed = True
+
+
+def test_a_fork_waits_for_a_file_that_the_collector_closes(path: Path) -> None:
+    """While another thread drops a file and so closes it, with SQLite's own locks, no child is forked."""
+    files, connection = [_sqlitetrail.TrailFile(path, durable=True)], SlowConnection()
+    files[0]._open = Opened(files[0], cast("Any", connection), path, None)
+    thread = threading.Thread(target=files.clear)
+    thread.start()
+    assert connection.is_closing.wait(60)
+    child = os.fork()
+    if not child:
+        os._exit(0 if connection.is_closed else 1)
+    connection.was_forked.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_call_within_a_call_is_refused(storage: SQLiteStorage) -> None:

@@ -86,6 +86,11 @@ class SharedFile:
         """Let it be used again, in the parent and in the child."""
         self._turn.go_on()
 
+    @property
+    def connections(self) -> set[sqlite3.Connection]:
+        """The connection to it, if it is open."""
+        return set() if self._open is None else {self._open.connection}
+
 
 # SQLite keeps account of the locks that a process has on a file. A child takes its parent's for its own, and has none:
 # the parent would remove the log that the child writes to. So no file is open while the process is forked.
@@ -94,11 +99,19 @@ _all: Final[weakref.WeakSet[SharedFile]] = weakref.WeakSet()
 # Also a destructor may open a file while its thread forks.
 _forking: Final = threading.RLock()
 _stopped: Final[list[SharedFile]] = []
+# The connections that are not closed yet, also those that the collector closes in another thread, for a file that is
+# gone: a child that is forked meanwhile would wait for ever for a lock that SQLite has then.
+_connections: Final[set[sqlite3.Connection]] = set()
+_closing = threading.RLock()
 
 
 def _before_fork() -> None:
     _forking.acquire()
-    _stopped.extend(file for file in list(_all) if file.before_fork())
+    files = list(_all)
+    _stopped.extend(file for file in files if file.before_fork())
+    # This very thread uses those of the others.
+    for connection in _connections.difference(*(file.connections for file in files)):
+        close(connection)
 
 
 def _after_fork() -> None:
@@ -108,13 +121,22 @@ def _after_fork() -> None:
     _forking.release()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+def _after_fork_in_child() -> None:
+    # Not held during the fork: the collector may wait for it in any thread, with any lock.
+    global _closing  # noqa: PLW0603
+    _closing = threading.RLock()
+    _after_fork()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
 
 
 def close(connection: sqlite3.Connection) -> None:
     """Close *connection*; an error is ignored, as it could not be mended."""
-    with contextlib.suppress(sqlite3.Error):
-        connection.close()
+    with _closing:
+        with contextlib.suppress(sqlite3.Error):
+            connection.close()
+        _connections.discard(connection)
 
 
 def _committed(connection: sqlite3.Connection, call: Callable[[], T]) -> T:
@@ -183,6 +205,7 @@ class Opened:
         closes_at_exit: bool = True,
     ) -> None:
         self.connection: sqlite3.Connection = connection
+        _connections.add(connection)
         self.inode: tuple[int, int] | None = inode
         self._path = path
         # SQLite has its log and the index of that beside the file that a link leads to; their identities, once known.

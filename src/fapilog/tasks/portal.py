@@ -106,10 +106,10 @@ class Portal:
             limit = max(self._to_stop.values(), default=0.0)
         try:
             run_in(self._running(), self._finish, timeout=limit + 1.0)
-        except (LoopClosedError, TimeoutError):
+        except LoopClosedError:
             pass
-        except RuntimeError as error:
-            _log.error("at the exit no trail was stopped, and alerts that waited are lost: %s", error)
+        except (RuntimeError, TimeoutError) as error:
+            _log.error("at the exit a trail was not stopped, and alerts that wait, if any, are lost: %s", error)
         self._end.set()
         # It may wait for a thread of a dispatcher that nothing can cancel; as a daemon it does not keep the process.
         self._thread.join(1.0)
