@@ -9,6 +9,7 @@ import sqlite3
 import stat
 from collections.abc import Callable
 from contextlib import closing
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Self
 
@@ -1011,6 +1012,16 @@ def test_options_are_checked(tmp_path: Path, options: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow_on_trio
+async def test_decimal_numbers(tmp_path: Path) -> None:
+    """Seconds that are decimal numbers, as of a configuration, count like others."""
+    seconds: Any = Decimal("1.5")
+    inner = Scripted(TransientDeliveryError("down"), None)
+    async with make(inner, tmp_path, schedule=[seconds], timeout=seconds, stop_timeout=seconds) as outbox:
+        await outbox.send_alert(an_event(), severity="critical")
+        await until(lambda: len(inner.calls) == 2)
+    assert await statuses(outbox, an_event()) == ["delivered"]
+
+
 async def test_it_keeps_the_contract(tmp_path: Path) -> None:
     """It is a dispatcher as the contract says; it fails where neither the file nor the other side can be used."""
     numbers = iter(range(1000))

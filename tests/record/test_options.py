@@ -2,6 +2,8 @@
 
 import math
 import re
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,14 @@ IN_RANGE: list[tuple[float, dict[str, Any]]] = [
 def test_a_number_in_range_is_returned(value: float, limits: dict[str, Any]) -> None:
     """A number within all of its limits comes back as it was."""
     assert require("timeout", value, **limits) is value
+
+
+@pytest.mark.parametrize("value", [Decimal("1.5"), Fraction(3, 2)])
+def test_another_kind_of_number_becomes_a_float(value: Any) -> None:
+    """A number that no clock can be added to is one that it can."""
+    number = require("timeout", value, above=0)
+    assert type(number) is float
+    assert number == 1.5
 
 
 OUT_OF_RANGE: list[tuple[float, dict[str, Any], str]] = [
@@ -56,6 +66,8 @@ KINDS = [
     (True, "a bool"),
     (object(), "an object"),
     (int, "the class int"),
+    (Decimal("sNaN"), "a Decimal"),
+    (Fraction(10**400), "a Fraction"),
 ]
 
 

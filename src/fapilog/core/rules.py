@@ -77,7 +77,7 @@ class Threshold:
         if not kinds or RULE_MET in kinds:
             raise ValueError(f"event_type: expected types other than {RULE_MET.value}; got {self.event_type!r}")
         require("count", self.count, at_least=1, at_most=_MOST, whole=True)
-        require("within", self.within, above=0, at_most=_YEAR)
+        object.__setattr__(self, "within", require("within", self.within, above=0, at_most=_YEAR))
         if self.by is not None:
             _check_by(require_text("by", self.by))
         require_callable("where", self.where, expected="a function of an event", takes=1, or_none=True)

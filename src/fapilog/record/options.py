@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
+from numbers import Number
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from .later import imported_later
@@ -57,7 +58,7 @@ def require(
     whole: bool = False,
 ) -> _Number:
     """
-    Return *value* if it is a number within the limits that are given.
+    Return *value* if it is a number within the limits that are given; a number that is no int or float, as a float.
 
     Args:
         name: The option, with which the message begins.
@@ -76,6 +77,7 @@ def require(
     if _is_bool(value) or (whole and not isinstance(value, int)):
         raise TypeError(f"{name}: expected a {'whole ' if whole else ''}number; got {kind_of(value)}")
     try:
+        value = _as_number(value)
         # An int may be larger than any float, and then no clock counts with it.
         finite = finite or sys.float_info.max < abs(value) != math.inf
         # True for a number in range, and so false for NaN.
@@ -84,7 +86,7 @@ def require(
             and value <= (math.inf if at_most is None else at_most)
             and not (finite and abs(value) > sys.float_info.max)
         )
-    except TypeError:
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{name}: expected a number; got {kind_of(value)}") from None
     if not is_in_range:
         limits = (("above", above), ("of at least", at_least), ("of at most", at_most))
@@ -287,6 +289,15 @@ def close_matches(name: str, possible: Iterable[str], *, likeness: float) -> lis
 
 def _is_bool(value: object) -> bool:
     return isinstance(value, bool)
+
+
+def _as_number(value: Any) -> Any:
+    """Return *value* as a number that can be added to the time: a Decimal can only be compared with it."""
+    if isinstance(value, (int, float)):
+        return value
+    if isinstance(value, Number):
+        return float(value)  # type: ignore[arg-type]
+    raise TypeError
 
 
 def flag(name: str, value: object) -> bool:

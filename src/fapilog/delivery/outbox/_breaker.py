@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 from ...core.alerting import outcome_of, pause_of
 from ...record.errors import BrokenRouteError, PermanentDeliveryError
@@ -44,20 +44,17 @@ class Terms(NamedTuple):
     lease: float
     stop_timeout: float
 
-    def checked(self) -> Self:
+    def checked(self) -> Terms:
         """Return them with an end; raise TypeError or ValueError, as `Outbox` does, if one is not as it must be."""
-        require("concurrency", self.concurrency, at_least=1, whole=True)
         schedule = several("schedule", self.schedule, expected="a list of numbers")
-        for option in ("timeout", "keep", "old_after", "lease"):
-            require(option, getattr(self, option), above=0)
-        for option, value in (("stop_timeout", self.stop_timeout), *(("schedule", wait) for wait in schedule)):
-            require(option, value, at_least=0, finite=True)
-        return self._replace(
-            schedule=tuple(min(wait, _LONGEST) for wait in schedule),
-            timeout=min(self.timeout, _LONGEST),
-            keep=min(self.keep, _LONGEST),
-            old_after=min(self.old_after, _LONGEST),
-            lease=min(self.lease, _LONGEST),
+        return Terms(
+            schedule=tuple(min(require("schedule", wait, at_least=0, finite=True), _LONGEST) for wait in schedule),
+            concurrency=require("concurrency", self.concurrency, at_least=1, whole=True),
+            timeout=min(require("timeout", self.timeout, above=0), _LONGEST),
+            keep=min(require("keep", self.keep, above=0), _LONGEST),
+            old_after=min(require("old_after", self.old_after, above=0), _LONGEST),
+            lease=min(require("lease", self.lease, above=0), _LONGEST),
+            stop_timeout=require("stop_timeout", self.stop_timeout, at_least=0, finite=True),
         )
 
 
