@@ -201,6 +201,7 @@ DISPATCHER = 'a table with a "type", or the name of one of the dispatchers'
 MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"durabilty": "write"}, ["durabilty: there is no such option; did you mean durability?"]),
     ({"storage_path": "audit"}, ["storage_path: there is no such option; did you mean path?"]),
+    ({"level": "hipaa"}, ["level: there is no such option; did you mean policy.level?"]),
     ({"alert_dispatcher": "pager"}, ["alert_dispatcher: there is no such option; did you mean dispatcher?"]),
     ({"durability": "fsnc"}, ["durability: expected one of fsync, write; got 'fsnc'; did you mean fsync?"]),
     ({"path": 5}, ["path: expected a path; got 5"]),
@@ -342,6 +343,13 @@ async def test_a_secret_is_read_for_each_alert(tmp_path: Path) -> None:
             file.write_text(f"{origin.base_url}/second\n")
             await dispatcher.send_alert(event, severity="info")
         assert [request.path for request in origin.requests] == ["/first", "/second"]
+
+
+def test_a_secret_has_no_mark_of_an_editor(tmp_path: Path) -> None:
+    """The mark with which editors of Windows begin a file is no part of the secret."""
+    file = tmp_path / "secret"
+    file.write_text("https://hooks.slack.com/services/T00/B00/XXX\r\n", encoding="utf-8-sig")
+    assert dispatcher_of({**SLACK, "webhook_url": f"file:{file}"})
 
 
 @pytest.mark.parametrize(
@@ -524,6 +532,7 @@ def test_mistakes_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     environment(
         monkeypatch,
         PATHH="audit",
+        LEVEL="hipaa",
         SLAK_TOKEN=SECRET,
         ALERT_TIMEOUT="-1",
         POLICY_ENABLED="no",
@@ -542,6 +551,7 @@ def test_mistakes_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert SECRET not in "".join(traceback.format_exception(caught.value))
     assert {line.partition("; there are")[0] for line in caught.value.problems} == {
         "FAPILOG_PATHH: there is no such variable; did you mean FAPILOG_PATH?",
+        "FAPILOG_LEVEL: there is no such variable; did you mean FAPILOG_POLICY_LEVEL?",
         "FAPILOG_SLAK_TOKEN: there is no such variable",
         "FAPILOG_ALERT_TIMEOUT: expected a number above 0; got -1",
         "FAPILOG_POLICY_ENABLED: expected true or false; got text",

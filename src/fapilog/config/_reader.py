@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import is_dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args
 from urllib.parse import unquote, urlsplit
@@ -19,7 +20,7 @@ import fapilog
 from ..core.alerting import AlertDispatcher, NoopAlertDispatcher
 from ..delivery.route import Condition, when
 from ..record.kinds import member
-from ..record.options import did_you_mean, nearest
+from ..record.options import did_you_mean
 from ..record.values import kind_of
 from ._hints import (
     DISPATCHER,
@@ -35,6 +36,7 @@ from ._hints import (
     is_routes,
     is_secret,
     is_storage,
+    meant,
     origin,
 )
 
@@ -98,8 +100,8 @@ class Reference:
         if self._kind == "env":
             text = os.environ[self._name]
         else:
-            # Some bytes on this machine; it takes as long as a line of the log.
-            with Path(self._name).open(encoding="utf-8") as file:
+            # Some bytes on this machine; it takes as long as a line of the log. Editors of Windows put a mark first.
+            with Path(self._name).open(encoding="utf-8-sig") as file:
                 text = file.read(_LONGEST_SECRET)
         return text if self._part is None else [each for each in re.split(self._between, text) if each][self._part]
 
@@ -172,10 +174,8 @@ class Reader:
         """Return the arguments for the keys *given*; None if a required one is not there."""
         for key in given:
             if key not in possible:
-                # Some keys are shorter than the arguments that they stand for.
-                meant = next((each for each, option in possible.items() if option.name == key), None)
-                near = nearest(meant or str(key), possible)
-                hint = f"did you mean {self._joined(where, near)}?" if near else f"there are {', '.join(possible)}"
+                place = reduce(self._joined, keys := meant(str(key), possible), where)
+                hint = f"did you mean {place}?" if keys else f"there are {', '.join(possible)}"
                 self.problems.append(f"{self._joined(where, str(key))}: there is no such option; {hint}")
         found: dict[str, Any] = {}
         is_whole = True
