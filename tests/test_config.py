@@ -32,6 +32,7 @@ from fapilog.delivery.outbox import Outbox
 from fapilog.delivery.ratelimit import RateLimit
 from fapilog.delivery.retry import Retrying
 from fapilog.delivery.route import Route
+from fapilog.record.errors import TransientDeliveryError
 from fapilog.testing import Origin, RecordingDispatcher
 from tests.doubles.configurations import KEY, SECRET, check_problems, problems_of
 
@@ -345,6 +346,19 @@ async def test_a_secret_is_read_for_each_alert(tmp_path: Path) -> None:
         assert [request.path for request in origin.requests] == ["/first", "/second"]
 
 
+@pytest.mark.may_block
+async def test_a_secret_that_has_become_a_pipe_blocks_nothing(tmp_path: Path) -> None:
+    """A pipe in the place of the file is as a file that is gone: the alert may be sent later."""
+    file = tmp_path / "secret"
+    file.write_text("https://hooks.slack.com/services/T00/B00/XXX")
+    dispatcher = dispatcher_of({**SLACK, "webhook_url": f"file:{file}"})
+    file.unlink()
+    os.mkfifo(file)
+    async with dispatcher:
+        with pytest.raises(TransientDeliveryError, match="webhook_url: the function that returns it raised OSError"):
+            await dispatcher.send_alert(AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="m"), severity="info")
+
+
 def test_a_secret_has_no_mark_of_an_editor(tmp_path: Path) -> None:
     """The mark with which editors of Windows begin a file is no part of the secret."""
     file = tmp_path / "secret"
@@ -354,7 +368,11 @@ def test_a_secret_has_no_mark_of_an_editor(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"  \n", "which is empty"), (b"\xff\xfe", "which can't be read as text"), (None, "which is no regular file")],
+    [
+        (b"  \n", ", which is empty"),
+        (b"\xff\xfe", ", which can't be read as text"),
+        (None, ": expected a regular file"),
+    ],
 )
 def test_a_file_without_a_secret_is_named(tmp_path: Path, content: bytes | None, words: str) -> None:
     """A file that is empty, or no text, holds no secret."""
@@ -364,7 +382,7 @@ def test_a_file_without_a_secret_is_named(tmp_path: Path, content: bytes | None,
     else:
         file.write_bytes(content)
     assert problems_of({"dispatcher": {**SLACK, "webhook_url": f"file:{file}"}}) == [
-        f"dispatcher.webhook_url: expected a secret; got file:{file}, {words}"
+        f"dispatcher.webhook_url: expected a secret; got file:{file}{words}"
     ]
 
 

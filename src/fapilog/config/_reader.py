@@ -6,6 +6,7 @@ A constructor that gets another option, or another type, is configured by it fro
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -100,8 +101,11 @@ class Reference:
         if self._kind == "env":
             text = os.environ[self._name]
         else:
-            # Some bytes on this machine; it takes as long as a line of the log. Editors of Windows put a mark first.
-            with Path(self._name).open(encoding="utf-8-sig") as file:
+            path = Path(self._name)
+            if path.exists() and not path.is_file():
+                # A pipe without a writer would block the event loop of the service.
+                raise OSError(errno.EINVAL, "expected a regular file")
+            with path.open(encoding="utf-8-sig") as file:  # editors of Windows put a mark first
                 text = file.read(_LONGEST_SECRET)
         return text if self._part is None else [each for each in re.split(self._between, text) if each][self._part]
 
@@ -110,9 +114,6 @@ class Reference:
 
     def trouble(self) -> str | None:
         """Return why there is no secret, in words without it; None if there is one."""
-        if self._kind == "file" and Path(self._name).exists() and not Path(self._name).is_file():
-            # A pipe without a writer would block the reader of the secret.
-            return f"file:{self._name}, which is no regular file"
         try:
             return None if self().strip() else f"{self._kind}:{self._name}, which is empty"
         except KeyError:
