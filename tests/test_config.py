@@ -32,6 +32,7 @@ from fapilog.delivery.outbox import Outbox
 from fapilog.delivery.ratelimit import RateLimit
 from fapilog.delivery.retry import Retrying
 from fapilog.delivery.route import Route
+from fapilog.record.errors import TransientDeliveryError
 from fapilog.testing import Origin, RecordingDispatcher
 from tests.doubles.configurations import KEY, SECRET, check_problems, problems_of
 
@@ -201,6 +202,7 @@ DISPATCHER = 'a table with a "type", or the name of one of the dispatchers'
 MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"durabilty": "write"}, ["durabilty: there is no such option; did you mean durability?"]),
     ({"storage_path": "audit"}, ["storage_path: there is no such option; did you mean path?"]),
+    ({"level": "hipaa"}, ["level: there is no such option; did you mean policy.level?"]),
     ({"alert_dispatcher": "pager"}, ["alert_dispatcher: there is no such option; did you mean dispatcher?"]),
     ({"durability": "fsnc"}, ["durability: expected one of fsync, write; got 'fsnc'; did you mean fsync?"]),
     ({"path": 5}, ["path: expected a path; got 5"]),
@@ -344,9 +346,33 @@ async def test_a_secret_is_read_for_each_alert(tmp_path: Path) -> None:
         assert [request.path for request in origin.requests] == ["/first", "/second"]
 
 
+@pytest.mark.may_block
+async def test_a_secret_that_has_become_a_pipe_blocks_nothing(tmp_path: Path) -> None:
+    """A pipe in the place of the file is as a file that is gone: the alert may be sent later."""
+    file = tmp_path / "secret"
+    file.write_text("https://hooks.slack.com/services/T00/B00/XXX")
+    dispatcher = dispatcher_of({**SLACK, "webhook_url": f"file:{file}"})
+    file.unlink()
+    os.mkfifo(file)
+    async with dispatcher:
+        with pytest.raises(TransientDeliveryError, match="webhook_url: the function that returns it raised OSError"):
+            await dispatcher.send_alert(AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="m"), severity="info")
+
+
+def test_a_secret_has_no_mark_of_an_editor(tmp_path: Path) -> None:
+    """The mark with which editors of Windows begin a file is no part of the secret."""
+    file = tmp_path / "secret"
+    file.write_text("https://hooks.slack.com/services/T00/B00/XXX\r\n", encoding="utf-8-sig")
+    assert dispatcher_of({**SLACK, "webhook_url": f"file:{file}"})
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"  \n", "which is empty"), (b"\xff\xfe", "which can't be read as text"), (None, "which is no regular file")],
+    [
+        (b"  \n", ", which is empty"),
+        (b"\xff\xfe", ", which can't be read as text"),
+        (None, ": expected a regular file"),
+    ],
 )
 def test_a_file_without_a_secret_is_named(tmp_path: Path, content: bytes | None, words: str) -> None:
     """A file that is empty, or no text, holds no secret."""
@@ -356,7 +382,7 @@ def test_a_file_without_a_secret_is_named(tmp_path: Path, content: bytes | None,
     else:
         file.write_bytes(content)
     assert problems_of({"dispatcher": {**SLACK, "webhook_url": f"file:{file}"}}) == [
-        f"dispatcher.webhook_url: expected a secret; got file:{file}, {words}"
+        f"dispatcher.webhook_url: expected a secret; got file:{file}{words}"
     ]
 
 
@@ -524,6 +550,7 @@ def test_mistakes_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     environment(
         monkeypatch,
         PATHH="audit",
+        LEVEL="hipaa",
         SLAK_TOKEN=SECRET,
         ALERT_TIMEOUT="-1",
         POLICY_ENABLED="no",
@@ -542,6 +569,7 @@ def test_mistakes_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert SECRET not in "".join(traceback.format_exception(caught.value))
     assert {line.partition("; there are")[0] for line in caught.value.problems} == {
         "FAPILOG_PATHH: there is no such variable; did you mean FAPILOG_PATH?",
+        "FAPILOG_LEVEL: there is no such variable; did you mean FAPILOG_POLICY_LEVEL?",
         "FAPILOG_SLAK_TOKEN: there is no such variable",
         "FAPILOG_ALERT_TIMEOUT: expected a number above 0; got -1",
         "FAPILOG_POLICY_ENABLED: expected true or false; got text",

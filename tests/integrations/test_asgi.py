@@ -233,6 +233,12 @@ async def test_a_trail_that_can_not_be_started_ends_the_server(tmp_path: Path) -
     assert sent == {"type": "lifespan.startup.failed", "message": "the trail: ConnectionError"}
 
 
+def test_only_an_application_has_a_lifespan(trail: AuditTrail) -> None:
+    """What can't be called is refused at once, and not with the first request."""
+    with pytest.raises(TypeError, match=r"^app: expected an ASGI application; got a str$"):
+        with_lifespan("service:app", trail)  # type: ignore[arg-type]
+
+
 # -- request id
 
 

@@ -430,6 +430,7 @@ def test_a_hold_that_is_none(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"directory": b"audit"}, "directory: expected a path; got a bytes"),
         ({"reason": b"case 7"}, "reason: expected text; got a bytes"),
         ({"since": "1 May"}, "since: expected a date; got a str"),
         ({"until": datetime(2026, 1, 1, tzinfo=UTC)}, "until: expected a date; got a datetime"),
@@ -437,9 +438,9 @@ def test_a_hold_that_is_none(directory: Path) -> None:
 )
 def test_a_hold_of_other_types_is_refused(directory: Path, given: dict[str, Any], message: str) -> None:
     """What could not be read again is refused before it is written, and the other holds stay."""
-    hold = add_hold(directory, "case 7")
+    hold = add_hold(str(directory), "case 7")
     with pytest.raises(TypeError, match=f"^{message}$"):
-        add_hold(directory, **{"reason": "x", **given})
+        add_hold(**{"directory": directory, "reason": "x", **given})
     assert holds_on(directory) == [hold]
 
 

@@ -23,6 +23,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +33,7 @@ from ..record.errors import FapilogError
 from ..record.options import nearest, require_mapping, require_path
 from ..record.privacy import without_frames
 from ..record.values import kind_of
-from ._hints import Accepted, accepted, inside_many, is_secret, is_text
+from ._hints import Accepted, accepted, in_table, inside_many, is_secret, is_text
 from ._reader import DESTINATIONS, Reader, Reference, class_of
 
 __all__ = ["ConfigError", "dispatcher_from_env", "options_from_config", "options_from_env", "options_from_toml"]
@@ -160,7 +161,8 @@ def options_from_env() -> dict[str, Any]:
     own, policy = found.pop("", {}), found.pop("policy", {})
     outbox = own.pop("outbox", None)
     for key in sorted(own.keys() - set(settings)):
-        reader.problems.append(f"{own.pop(key)}: there is no such variable; {_variables(key, [*settings, 'outbox'])}")
+        words = _variables(key, [*settings, "outbox"], possible)
+        reader.problems.append(f"{own.pop(key)}: there is no such variable; {words}")
     config = _table(possible, own)
     if policy:
         config["policy"] = _table(accepted(CompliancePolicy), policy)
@@ -206,11 +208,12 @@ def _named(prefix: str) -> dict[str, str]:
     return {name.removeprefix(f"{prefix}_").lower(): name for name in names}
 
 
-def _variables(key: str, settings: list[str]) -> str:
+def _variables(key: str, settings: list[str], possible: Mapping[str, Accepted]) -> str:
     """Return the words on which variables there are, instead of one for *key*."""
-    found = nearest(key, settings)
-    if found is not None:
-        return f"did you mean {_with_underscore(_PREFIX, found)}?"
+    near = nearest(key, settings)
+    found = in_table(key, possible) if near is None else (near,)
+    if found:
+        return f"did you mean {reduce(_with_underscore, found, _PREFIX)}?"
     names = ", ".join(_with_underscore(_PREFIX, each) for each in settings)
     return f"there are {names}, and for each of {', '.join([*_TABLES, *DESTINATIONS])} one for each option"
 

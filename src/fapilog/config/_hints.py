@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, Union, cast, get_
 
 from ..core.alerting import AlertDispatcher
 from ..delivery.route import Condition
+from ..record.options import nearest
 from ..record.privacy import ADDRESS
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "accepted",
     "arms",
     "expected",
+    "in_table",
     "inside_many",
     "is_enum",
     "is_plain",
@@ -29,6 +31,7 @@ __all__ = [
     "is_secret",
     "is_storage",
     "is_text",
+    "meant",
     "origin",
 ]
 
@@ -112,6 +115,21 @@ def is_text(hint: Hint) -> bool:
 def is_enum(hint: Hint) -> bool:
     """Return whether *hint* is an enum."""
     return isinstance(hint, type) and issubclass(hint, Enum)
+
+
+def meant(key: str, possible: Mapping[str, Accepted]) -> tuple[str, ...]:
+    """Return the keys, one in the table of the other, that lead to the option that *key* may stand for; () for none."""
+    # Some keys are shorter than the arguments that they stand for.
+    named = next((each for each, option in possible.items() if option.name == key), key)
+    if (near := nearest(named, possible)) is not None:
+        return (near,)
+    return in_table(key, possible)
+
+
+def in_table(key: str, possible: Mapping[str, Accepted]) -> tuple[str, ...]:
+    """Return the key of a table among the *possible* options, and the *key* that is an option in there; () for none."""
+    tables = ((each, arm) for each, option in possible.items() for arm in arms(option.hint) if is_dataclass(arm))
+    return next(((table, key) for table, arm in tables if key in accepted(cast(type, arm))), ())
 
 
 def is_plain(hint: Hint) -> bool:

@@ -6,10 +6,12 @@ A constructor that gets another option, or another type, is configured by it fro
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import is_dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args
 from urllib.parse import unquote, urlsplit
@@ -19,7 +21,7 @@ import fapilog
 from ..core.alerting import AlertDispatcher, NoopAlertDispatcher
 from ..delivery.route import Condition, when
 from ..record.kinds import member
-from ..record.options import did_you_mean, nearest
+from ..record.options import did_you_mean
 from ..record.values import kind_of
 from ._hints import (
     DISPATCHER,
@@ -35,6 +37,7 @@ from ._hints import (
     is_routes,
     is_secret,
     is_storage,
+    meant,
     origin,
 )
 
@@ -98,8 +101,11 @@ class Reference:
         if self._kind == "env":
             text = os.environ[self._name]
         else:
-            # Some bytes on this machine; it takes as long as a line of the log.
-            with Path(self._name).open(encoding="utf-8") as file:
+            path = Path(self._name)
+            if path.exists() and not path.is_file():
+                # A pipe without a writer would block the event loop of the service.
+                raise OSError(errno.EINVAL, "expected a regular file")
+            with path.open(encoding="utf-8-sig") as file:  # editors of Windows put a mark first
                 text = file.read(_LONGEST_SECRET)
         return text if self._part is None else [each for each in re.split(self._between, text) if each][self._part]
 
@@ -108,9 +114,6 @@ class Reference:
 
     def trouble(self) -> str | None:
         """Return why there is no secret, in words without it; None if there is one."""
-        if self._kind == "file" and Path(self._name).exists() and not Path(self._name).is_file():
-            # A pipe without a writer would block the reader of the secret.
-            return f"file:{self._name}, which is no regular file"
         try:
             return None if self().strip() else f"{self._kind}:{self._name}, which is empty"
         except KeyError:
@@ -172,10 +175,8 @@ class Reader:
         """Return the arguments for the keys *given*; None if a required one is not there."""
         for key in given:
             if key not in possible:
-                # Some keys are shorter than the arguments that they stand for.
-                meant = next((each for each, option in possible.items() if option.name == key), None)
-                near = nearest(meant or str(key), possible)
-                hint = f"did you mean {self._joined(where, near)}?" if near else f"there are {', '.join(possible)}"
+                place = reduce(self._joined, keys := meant(str(key), possible), where)
+                hint = f"did you mean {place}?" if keys else f"there are {', '.join(possible)}"
                 self.problems.append(f"{self._joined(where, str(key))}: there is no such option; {hint}")
         found: dict[str, Any] = {}
         is_whole = True

@@ -95,8 +95,7 @@ class AuditMiddleware:
         request_id_header: str = "x-request-id",
         log_requests: bool | Callable[[str, str, int], object] = False,
     ) -> None:
-        if not callable(app):
-            raise TypeError(f"app: expected an ASGI application; got {kind_of(app)}")
+        _require_app(app)
         require_callable("user", user, expected="a function of the scope", takes=1, or_none=True)
         require_callable("session", session, expected="a function of the scope", takes=1, or_none=True)
         self._options = RequestOptions(
@@ -226,8 +225,9 @@ def with_lifespan(app: _App, trail: AuditTrail) -> _App:
             says so and ends.
 
     Raises:
-        TypeError: *trail* is no trail.
+        TypeError: *app* can't be called, or *trail* is no trail.
     """
+    _require_app(app)
     require_kind("trail", trail, AuditTrail)
 
     async def application(scope: Any, receive: _Receive, send: _Send) -> None:
@@ -245,6 +245,11 @@ def with_lifespan(app: _App, trail: AuditTrail) -> _App:
             await send({"type": f"lifespan.{phase}.complete"})
 
     return application
+
+
+def _require_app(app: object) -> None:
+    if not callable(app):
+        raise TypeError(f"app: expected an ASGI application; got {kind_of(app)}")
 
 
 def _header(scope: Scope, name: bytes) -> str | None:

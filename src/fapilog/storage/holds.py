@@ -17,7 +17,7 @@ import msgspec
 
 from ..record.errors import AuditStorageError
 from ..record.formats import from_json
-from ..record.options import require_text
+from ..record.options import require_path, require_text
 from ..record.times import Day, Moment, standard_now
 from ..record.values import kind_of, text
 from ._archive.day import exclusive
@@ -53,14 +53,14 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
         return (self.since is None or self.since <= day) and (self.until is None or day <= self.until)
 
 
-def holds_on(directory: Path) -> list[Hold]:
+def holds_on(directory: Path | str) -> list[Hold]:
     """
     Return the holds on the trail in *directory*, the oldest first.
 
     Raises:
         AuditStorageError: Their file can't be read, or holds something else.
     """
-    path = directory / _FILE
+    path = require_path("directory", directory) / _FILE
     try:
         return from_json(content_of_small(path), list[Hold])
     except FileNotFoundError:
@@ -72,7 +72,7 @@ def holds_on(directory: Path) -> list[Hold]:
         raise AuditStorageError(f"{path}: expected a list of holds; got something else") from None
 
 
-def add_hold(directory: Path, reason: str, *, since: date | None = None, until: date | None = None) -> Hold:
+def add_hold(directory: Path | str, reason: str, *, since: date | None = None, until: date | None = None) -> Hold:
     """
     Set a hold on the trail in *directory*, and return it when it is on the disk.
 
@@ -84,7 +84,7 @@ def add_hold(directory: Path, reason: str, *, since: date | None = None, until: 
 
     Raises:
         AuditStorageError: The file can't be read or written, or retention is being applied.
-        TypeError: *reason* is no text, or a day is no date, but a time or a text.
+        TypeError: *directory* is no path, *reason* is no text, or a day is no date, but a time or a text.
         ValueError: No reason, or the days are in the wrong order.
     """
     if not require_text("reason", reason).strip():
@@ -97,12 +97,13 @@ def add_hold(directory: Path, reason: str, *, since: date | None = None, until: 
     if since is not None and until is not None and until < since:
         raise ValueError(f"until: expected no day before {since}; got {until}")
     hold = Hold(id=uuid.uuid4().hex[:8], reason=text(reason), since=since, until=until, set_at=standard_now())
+    directory = require_path("directory", directory)
     with _alone(directory):
         _write(directory, [*holds_on(directory), hold])
     return hold
 
 
-def remove_hold(directory: Path, hold_id: str) -> Hold:
+def remove_hold(directory: Path | str, hold_id: str) -> Hold:
     """
     Lift a hold on the trail in *directory*, and return it.
 
@@ -110,6 +111,7 @@ def remove_hold(directory: Path, hold_id: str) -> Hold:
         AuditStorageError: The file can't be read or written, or retention is being applied.
         LookupError: There is none of that id.
     """
+    directory = require_path("directory", directory)
     with _alone(directory):
         holds = holds_on(directory)
         lifted = next((hold for hold in holds if hold.id == hold_id), None)

@@ -79,10 +79,11 @@ def audited(
     old values are read from the database before an object is saved: one query by the primary key more.
 
     An event is stored when the transaction commits, with the request, the user and the other values of the
-    `audit_context` in which the object was saved; nothing is stored if the transaction is rolled back. If the process
-    is killed between the commit and the record, or another callback of `transaction.on_commit`, which was given before
-    and not as *robust*, raises, then the change has no record. An event that can't be stored is logged, and raises
-    nothing: the site has made its change already.
+    `audit_context` in which the object was saved; nothing is stored if the transaction, or a block of
+    `transaction.atomic` in it, is rolled back. Django keeps callbacks when `transaction.savepoint_rollback` undoes what
+    was saved: these changes have an event. If the process is killed between the commit and the record, or another
+    callback of `transaction.on_commit`, which was given before and not as *robust*, raises, then the change has no
+    record. An event that can't be stored is logged, and raises nothing: the site has made its change already.
 
     Django sends no signal for ``QuerySet.update``, ``bulk_create``, ``bulk_update``, for an ``on_delete`` that sets a
     field, and for SQL of your own: record these yourself, by ``trail.sync.log_change`` or `AuditTrail.audited`. It does

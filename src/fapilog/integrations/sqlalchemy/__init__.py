@@ -63,7 +63,8 @@ def audit_changes(
     which the changes were flushed.
 
     A session that joins the transaction of a `Connection` (``Session(bind=connection)``) records at its own
-    ``commit()``, whatever becomes of that transaction later: it may still be rolled back.
+    ``commit()``, whatever becomes of that transaction later: it may still be rolled back. With an engine of
+    ``isolation_level="AUTOCOMMIT"`` a flush stays in the database, and has no event, if the session rolls back.
 
     Each call records on its own: called twice for the same sessions and classes, a change has two events.
 
