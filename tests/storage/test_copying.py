@@ -10,6 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, ChainHead, FileStorage
+from fapilog.record.chain import AuditChainVerificationResult
+from fapilog.record.errors import TrailMismatchError
 from fapilog.storage.copying import copy, pages
 from fapilog.storage.memory import MemoryStorage
 from fapilog.storage.protocol import AuditStorage, EventFilter, head_of
@@ -209,6 +211,23 @@ async def test_sqlite_can_be_asked_for_what_was_copied(tmp_path: Path) -> None:
         rows = connection.execute("SELECT event_id, event_type FROM records ORDER BY sequence_number").fetchall()
     assert rows == [(f"id-{number}", "data_access") for number in range(3)]
     await there.aclose()
+
+
+@pytest.mark.parametrize(("number", "kind"), [(1, TrailMismatchError), (None, AuditStorageError)])
+async def test_a_copy_that_is_not_valid(number: int | None, kind: type[Exception]) -> None:
+    """A copy that reads back damaged is another trail; one that can't be read back is away, and may be tried again."""
+
+    class Spoilt(MemoryStorage):
+        async def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
+            return AuditChainVerificationResult(
+                valid=False, events_checked=1, first_invalid_sequence=number, error_message="spoilt"
+            )
+
+    source = MemoryStorage()
+    await source.append(event(0))
+    with pytest.raises(AuditStorageError, match=r"^the copy is not valid: spoilt$") as raised:
+        await copy(source, Spoilt())
+    assert type(raised.value) is kind
 
 
 async def test_a_storage_without_append_lines_is_refused() -> None:

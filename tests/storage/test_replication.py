@@ -376,6 +376,30 @@ async def test_a_forked_child_replicates_too(trail: FileStorage, target: Target)
 
 
 @pytest.mark.slow_on_trio
+@pytest.mark.may_block
+async def test_retention_keeps_all_while_the_replica_is_stuck(tmp_path: Path, target: Target) -> None:
+    """A target that was restored from before the days that are removed costs no further day."""
+    directory = aged_trail(tmp_path / "trail", (50, 40, 39, 1))
+    restored = Target()
+    await restored.append_lines(ChainHead(0, None), await FileStorage(directory).read_lines(0, 2))
+    await Replication(directory, target).catch_up()
+    await AuditTrail(CompliancePolicy(retention_days=45), directory).apply_retention()
+    checksum = (await head_of(restored)).checksum
+    words = f"the target ends with record 2, checksum {checksum}, and the source begins behind record 3"
+    with pytest.raises(TrailMismatchError, match=f"^{words}$"):
+        await Replication(directory, restored).catch_up()
+    audit = AuditTrail(CompliancePolicy(retention_days=30), directory)
+    report = await audit.apply_retention()
+    assert [(day.removed, day.kept) for day in report.days] == [
+        (False, f"its replica can't continue: {words}"),
+        (False, "an older day is kept"),
+    ]
+    # Once the target has what it lacks, from the archive for example.
+    await Replication(directory, target).catch_up()
+    assert [day.removed for day in (await audit.apply_retention()).days] == [True, True]
+
+
+@pytest.mark.slow_on_trio
 @pytest.mark.real_time
 async def test_retention_keeps_what_is_not_replicated(tmp_path: Path, target: Target) -> None:
     """A day with a record that the target lacks stays, and so does the one with which the target ends."""

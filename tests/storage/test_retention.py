@@ -315,6 +315,20 @@ async def test_nothing_is_removed_that_the_archive_lacks(directory: Path, tmp_pa
 
 
 @pytest.mark.one_backend
+async def test_a_day_is_proved_again_before_it_is_removed(directory: Path, tmp_path: Path) -> None:
+    """A day that an earlier run has archived, and whose copy has spoilt since, with the same size, is not removed."""
+    archive = tmp_path / "archive"
+    await trail_in(directory, None, archive_after_days=9).apply_retention(archive=archive)
+    copy = archive / f"{day_file(39)}.gz"
+    content = bytearray(copy.read_bytes())
+    content[len(content) // 2] ^= 1
+    copy.write_bytes(content)
+    with pytest.raises(AuditStorageError, match=r"read back, it differs from the trail; nothing is deleted$"):
+        await trail_in(directory).apply_retention(archive=archive)
+    assert verified(directory)[:3] == (True, ChainStatus.OK, 18)
+
+
+@pytest.mark.one_backend
 async def test_an_archive_that_cannot_be_written(directory: Path, tmp_path: Path) -> None:
     """Where the archive can't be made, nothing is removed."""
     (tmp_path / "file").touch()

@@ -78,7 +78,7 @@ class Replication(Uncopied):
     Memory does not grow: the records are in the files. If a record waits for longer than *lag_limit*, every
     `AuditTrail` that writes to the files opens an incident, whichever process replicates, or none. If the target has
     other records than the files, or the files are damaged, the incident is opened at the next event, and nothing is
-    changed. Retention keeps the days that are not replicated.
+    changed. Retention keeps the days that are not replicated, and all days while that is so.
 
     A trail enters its own by itself: ``AuditTrail(storage_path=..., replica=...)``.
 
@@ -183,6 +183,15 @@ class Replication(Uncopied):
             TrailMismatchError: The target has other records than the trail, or one of the two is damaged.
             AuditStorageError: One of the two can't be read or written.
         """
+        try:
+            with contained():
+                return await self._caught_up()
+        except Exception as error:
+            # For other processes: services have an incident, and retention keeps the records that may be lacking.
+            await self._keep(None, problem=reason(error), is_stuck=isinstance(error, TrailMismatchError))
+            raise
+
+    async def _caught_up(self) -> ChainHead:
         # Unknown until all is copied: where a call fails, its records may be stored.
         head, self._head = self._head, None
         if head is None:
@@ -257,11 +266,9 @@ class Replication(Uncopied):
     async def _try(self) -> bool:
         """Catch up, and return whether that was possible; log if not."""
         try:
-            with contained():
-                await self.catch_up()
+            await self.catch_up()
         except Exception as error:
             problem = reason(error)
-            await self._keep(None, problem=problem, is_stuck=isinstance(error, TrailMismatchError))
             with contextlib.suppress(AuditStorageError):
                 await self._count()
             if problem != self._problem:
@@ -269,7 +276,6 @@ class Replication(Uncopied):
             self._problem = problem
             return False
         if self._problem is not None:
-            await self._keep(self._head)
             _log.warning("the replication %s continues", self.name)
             self._problem = None
         return True

@@ -319,8 +319,13 @@ def _examined(directory: Path, day: RetainedDay, before: ChainHead) -> tuple[Ret
 
 
 def _not_replicated(day: RetainedDay, replica: Replica | None) -> str | None:
+    if replica is None:
+        return None
+    if replica.is_stuck:
+        # Restored from a backup, the target may have fewer records than it was known to have.
+        return f"its replica can't continue: {replica.problem}"
     # The record with which the replica ends stays too: by it the replica is known to be one of this trail.
-    if replica is not None and day.last is not None and day.last >= replica.sequence_number:
+    if day.last is not None and day.last >= replica.sequence_number:
         return f"{replica.target} ends with record {replica.sequence_number}"
     return None
 
