@@ -343,7 +343,8 @@ async def finished(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         here.spawn(run, ended=ended.set)
         await uninterrupted(ended.wait)
     else:
-        await run()
+        with anyio.CancelScope(shield=True):
+            results.append(await call())
     await anyio.lowlevel.checkpoint_if_cancelled()
     if results:
         return results[0]
