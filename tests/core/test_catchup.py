@@ -134,6 +134,19 @@ async def test_a_new_dispatcher_replays_nothing(tmp_path: Path) -> None:
     assert keeper.messages == ["new"]
 
 
+async def test_alerts_that_arrive_do_not_wake_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While no alert is missed, none makes the catch-up look for work."""
+    looks: list[_catchup.CatchUp] = []
+    async with AuditTrail(storage_path=tmp_path, alert_dispatcher=Keeper()) as trail:
+        await anyio.wait_all_tasks_blocked()
+        with monkeypatch.context() as patched:
+            patched.setattr(_catchup.CatchUp, "_has_work", property(looks.append))
+            await log(trail, "1", "2", "3")
+            await trail._alerts.background.settle()
+        assert trail._alerts.counts["dispatched"] == 3
+    assert not looks
+
+
 async def test_a_call_that_is_interrupted_while_a_new_dispatcher_gets_its_mark(monkeypatch: pytest.MonkeyPatch) -> None:
     """The alert of an event is sent whose call is interrupted before the event becomes the mark of a new dispatcher."""
 

@@ -38,7 +38,7 @@ from fapilog.delivery.ratelimit import RateLimit
 from fapilog.delivery.route import Route
 from fapilog.testing import RecordingDispatcher, check_dispatcher
 from tests.clock import jumping_backend
-from tests.doubles.outboxes import DAY, clock, glob, make, owned, statuses, until
+from tests.doubles.outboxes import DAY, Told, clock, glob, make, owned, statuses, until
 from tests.doubles.scripted_dispatcher import Scripted, an_event
 
 BUSY = TransientDeliveryError("busy")
@@ -670,6 +670,21 @@ async def test_dead_letters_are_told_of(tmp_path: Path) -> None:
         await outbox.retry()
         await until(lambda: told.recovered)
         assert told.recovered == [what]
+
+
+async def test_that_a_part_works_is_told_where_it_is_news(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many alerts arrive, the owner is told once that none is old or dead, and that the route is whole."""
+    working: list[str] = []
+    monkeypatch.setattr(Told, "working", lambda _, part: working.append(part))
+    outbox = make(Scripted(), tmp_path, name="slack")
+    async with owned(outbox) as told:
+        for number in range(1, 6):
+            await outbox.send_alert(an_event(number), severity="critical")
+            await until(lambda number=number: len(told.reports) == number)  # type: ignore[misc]
+            await anyio.sleep(10)
+    parts = ("dead alerts in", "the age of", "the route of")
+    assert [working.count(f"{part} the outbox slack") for part in parts] == [1, 1, 1]
+    assert working.count("the file of the outbox slack") > 5
 
 
 async def test_a_look_that_is_too_old_to_see_a_dead_alert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

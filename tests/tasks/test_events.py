@@ -46,7 +46,7 @@ async def test_a_waiter_whose_loop_has_ended_disturbs_no_other() -> None:
     event = Event()
     closed = asyncio.new_event_loop()
     closed.close()
-    event.waiting.append((Loop(closed), anyio.Event()))
+    event.waiting[anyio.Event()] = Loop(closed)
     with anyio.move_on_after(1):
         await event.wait()
     assert len(event.waiting) == 1

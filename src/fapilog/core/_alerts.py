@@ -232,7 +232,6 @@ class Alerts:
         Raises:
             RuntimeError: The loop in which the alerts were started does not run, or is blocked.
         """
-        self.forget_closed_loop()
         home = self.background.home
         if home is None or home.is_here:
             await self._settle()

@@ -88,7 +88,7 @@ class AlertForwarder:
         dispatched: How many alerts the dispatcher has taken.
         failed: How many alerts failed.
         has_missed: Whether an alert was missed since `watch` was called.
-        missed: Notified when one was missed.
+        missed: Notified when one was missed; the catch-up also notifies it when its own work begins and ends.
     """
 
     def __init__(

@@ -218,30 +218,30 @@ class Condition:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         # The tasks that wait. Where there is none after the change, `notify` need not be called.
-        self.waiting: list[Waiter] = []
+        self.waiting: dict[Any, Loop] = {}
 
     def notify(self) -> None:
         """Make every waiter look again."""
         with self._lock:
             # In this order: a signal handler may raise in between, and then the next call wakes the rest.
-            wake(self.waiting)
+            wake([(loop, woken) for woken, loop in self.waiting.items()])
             self.waiting.clear()
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Return when *holds* returns True; it is called at first, and after every `notify`."""
         loop = Loop.current()
         while True:
-            waiter = loop, loop.make_event()
+            woken = loop.make_event()
             # Before the question: a change between the two must not be missed.
             with self._lock:
-                self.waiting.append(waiter)
+                self.waiting[woken] = loop
             try:
                 if holds():
                     return
-                await waiter[1].wait()
+                await woken.wait()
             finally:
-                with self._lock, contextlib.suppress(ValueError):
-                    self.waiting.remove(waiter)
+                with self._lock:
+                    self.waiting.pop(woken, None)
 
 
 class Event(Condition):
@@ -343,7 +343,8 @@ async def finished(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         here.spawn(run, ended=ended.set)
         await uninterrupted(ended.wait)
     else:
-        await run()
+        with anyio.CancelScope(shield=True):
+            results.append(await call())
     await anyio.lowlevel.checkpoint_if_cancelled()
     if results:
         return results[0]

@@ -141,8 +141,6 @@ class Sender:
         self._tried_after: float | None = None
         # By how much the time of day is ahead of the event loop's clock: a change means that it was set.
         self._offset = math.nan
-        # As reported to the trail last; None: not yet. An earlier process may have left an incident open.
-        self._was_broken: bool | None = None
 
     def leave(self) -> None:
         """Let `work` end when nothing is due."""
@@ -369,10 +367,7 @@ class Sender:
         elif verdict.status == "pending":
             message = "the outbox %s could not deliver the alert about event %s in attempt %d, %s: %s"
             _log.warning(message, name, event_id, claim.attempt, self._next_attempt(verdict), reason)
-        is_broken = self._breaker.probes > 0
-        if is_broken or self._was_broken is not False:
-            self._store.report_part(f"the route of the outbox {name}", reason if is_broken else None)
-        self._was_broken = is_broken
+        self._store.report_part(f"the route of the outbox {name}", reason if self._breaker.probes > 0 else None)
         self._store.report_attempt(report)
 
     def _next_attempt(self, verdict: Verdict) -> str:

@@ -77,6 +77,8 @@ class Store:
         # In a forked child: the parent's alerts and trail are the parent's.
         self.entered: bool = False
         self._reporter: Reporter | None = None
+        # The parts that it was told of last that they work: to say so again for each alert would be no news.
+        self._working: set[str] = set()
         # Guards the alerts that do not come from the place: any thread may bring one.
         self._lock = threading.Lock()
         # None: not known yet.
@@ -101,6 +103,8 @@ class Store:
             if other._reporter is reporter and other._key == key:  # noqa: SLF001
                 raise ValueError(f"name: expected one name for each outbox in {self.place}; got {self.name!r} twice")
         self.entered, self._reporter, self._key = True, reporter, key
+        # An earlier process may have left incidents open.
+        self._working = set()
         _entered.add(self)
 
     def reports_to(self, reporter: Reporter | None) -> bool:
@@ -168,8 +172,10 @@ class Store:
         elif error is None and self._works is False:
             _log.warning("the outbox %s can use its %s again", self.name, self.place.kind)
         self._works = error is None
-        # Also where it has worked all along: an earlier process may have reported that it fails.
-        self.report_part(f"the {self.place.kind} of the outbox {self.name}", None if error is None else str(error))
+        part = f"the {self.place.kind} of the outbox {self.name}"
+        # Said each time: with that the trail also looks which other parts have worked for long enough.
+        self._working.discard(part)
+        self.report_part(part, None if error is None else str(error))
 
     # -- alerts that do not come from the place
 
@@ -223,13 +229,15 @@ class Store:
             changed.set()
 
     def report_part(self, part: str, cause: str | None) -> None:
-        """Report to the trail that *part* fails, with the *cause*; or that it works, if *cause* is None."""
+        """Report to the trail that *part* fails, with the *cause*; or with None, where that is news, that it works."""
         if self._reporter is None:
             return
-        if cause is None:
-            self._reporter.working(part)
-        else:
+        if cause is not None:
+            self._working.discard(part)
             self._reporter.failing(part, cause)
+        elif part not in self._working:
+            self._working.add(part)
+            self._reporter.working(part)
 
     def report_attempt(self, report: DeliveryReport) -> None:
         """Tell the trail of an attempt."""
