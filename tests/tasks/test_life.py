@@ -2,16 +2,19 @@
 
 import asyncio
 import functools
+import os
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
 from fapilog.tasks.life import Life, enter_all, leave_all
 from fapilog.tasks.loops import LoopClosedError
+from fapilog.tasks.portal import flush_all
 
 
 class Manager:
@@ -308,3 +311,31 @@ async def test_one_that_is_cancelled_leaves_the_entering_to_the_other() -> None:
                 scope.cancel()
         assert manager.notes == (["entered"] if times == 1 else [])
         await life.leave()
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("stops", [0, 2])
+def test_a_loop_that_was_stopped_runs_again_at_the_exit(stops: int) -> None:
+    """A manager is left in a loop that is not closed, as a notebook's, however often that was told to stop."""
+    left: list[str] = []
+
+    @asynccontextmanager
+    async def manager() -> AsyncGenerator[None]:
+        yield
+        await anyio.lowlevel.checkpoint()
+        left.append("left")
+
+    loop = asyncio.new_event_loop()
+    life = Life(manager(), owner=manager)
+    loop.run_until_complete(life.enter())
+    for _ in range(stops):
+        loop.call_soon(loop.call_soon, loop.stop)
+    child = os.fork()
+    if not child:
+        flush_all()
+        os._exit(len(left))
+    assert os.waitpid(child, 0)[1] == 0
+    flush_all()
+    loop.close()
+    assert left == ["left"]
+    assert life.is_over

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
+import os
 import warnings
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -15,9 +17,12 @@ import anyio.lowlevel
 
 from .background import own_context
 from .loops import Event, Loop, LoopClosedError, uninterrupted
-from .strangers import tamed
+from .portal import flush_at_exit
+from .strangers import Log, tamed
 
 __all__ = ["Life", "enter_all", "leave_all"]
+
+_log: Final = Log("fapilog")
 
 
 class Life:
@@ -36,7 +41,8 @@ class Life:
         manager: Entered by `enter`, left by `leave`.
         leave_within: Seconds after which leaving the manager is cancelled, or at once when it is hurried. None if the
             manager limits itself, by `within`.
-        owner: Named in a `ResourceWarning` if the loop ends before `leave` was called; None for no warning.
+        owner: Named in a `ResourceWarning` if the loop ends before `leave` was called; None for no warning, and for
+            nothing at the exit.
     """
 
     def __init__(
@@ -101,6 +107,8 @@ class Life:
         """
         self._loop = Loop.current()
         self._loop.spawn(self._run, ended=self._end, context=own_context())
+        if self._owner is not None:
+            flush_at_exit(self, functools.partial(Life._leave_at_exit, process=os.getpid()))
         await self.settled()
 
     async def settled(self, *, patience: float = math.inf) -> None:
@@ -184,6 +192,16 @@ class Life:
         if self._loop is not None:
             with contextlib.suppress(LoopClosedError):
                 self._loop.call_soon(self._cut_short)
+
+    def _leave_at_exit(self, *, process: int) -> None:
+        """Leave the manager if its loop stands still, and is not closed, as that of a notebook and of a shell does."""
+        # A forked child has the loop of its parent.
+        if self._loop is None or self.is_over or process != os.getpid():
+            return
+        try:
+            self._loop.run_again(self.leave)
+        except Exception as error:
+            _log.error("leaving %s at the exit raised %s", type(self._manager).__qualname__, type(error).__qualname__)
 
     def _cut_short(self) -> None:
         if self._patience is not None:

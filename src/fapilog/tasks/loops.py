@@ -104,6 +104,21 @@ class Loop:
             return True
         return False
 
+    def run_again(self, call: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Run ``await call()`` in this loop, from outside, if it was stopped and not closed; only asyncio's can be."""
+        if not self.is_asyncio or self._native.is_running() or self.runs_here():
+            return
+        task = self._native.create_task(call())
+        # It may have been told to stop more than once, and stops again as often.
+        for is_last in (False, False, False, True):
+            try:
+                self._native.run_until_complete(task)
+            except RuntimeError:
+                if is_last or task.done():
+                    raise
+            else:
+                return
+
     def make_event(self) -> Any:
         """Return an event with `set` and `wait`, for this loop alone: anyio's takes as long to make as a hash."""
         return _FutureEvent(self._native) if self.is_asyncio else sys.modules["trio"].Event()
