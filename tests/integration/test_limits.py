@@ -169,6 +169,69 @@ def test_an_unwritable_directory() -> None:
     ]
 
 
+READ_ONLY = """
+import os
+import tempfile
+from pathlib import Path
+
+import anyio
+
+from fapilog import AuditEvent, AuditEventType, AuditTrail
+from fapilog.delivery.outbox import Outbox
+from fapilog.storage.sqlite import SQLiteStorage
+from fapilog.testing import RecordingDispatcher
+
+
+async def record(path):
+    async with AuditTrail(storage=SQLiteStorage(path)) as trail:
+        await trail.log_event(AuditEventType.DATA_ACCESS, "m")
+
+
+async def keep(path):
+    outbox = Outbox(RecordingDispatcher(), path)
+    event = AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="m")
+    await outbox.send_alert(event, severity="info")
+    await outbox.find(event.event_id)
+
+
+async def main(directory):
+    for number, use in enumerate([record, keep]):
+        path = Path(directory, f"{number}.db")
+        await use(path)
+        path.chmod(0o400)
+        try:
+            await use(path)
+        except Exception as error:
+            print(error)
+        path.chmod(0o600)
+        await use(path)
+        print("again")
+
+
+async def as_nobody():
+    with tempfile.TemporaryDirectory() as warm:
+        # What is imported on the way, root has to import.
+        await main(warm)
+    if os.geteuid() == 0:
+        os.seteuid(65534)  # root may do anything
+    with tempfile.TemporaryDirectory() as directory:
+        print(directory)
+        await main(directory)
+
+
+anyio.run(as_nobody)
+"""
+
+
+@pytest.mark.slow
+def test_a_database_that_may_only_be_read() -> None:
+    """A file of SQLite that may not be written is told with the reason, and is used again when its mode is right."""
+    script = subprocess.run([sys.executable, "-c", READ_ONLY], check=True, capture_output=True, text=True)
+    path, *printed = script.stdout.splitlines()[-5:]
+    says = "expected a file that may be read and written; this one may not be"
+    assert printed == [f"{path}/0.db: {says}", "again", f"{path}/1.db: {says}", "again"]
+
+
 async def test_the_directory_is_removed(tmp_path: Path) -> None:
     """Where the directory is gone while it is in use, events are refused: a new one would forget what was stored."""
     path = tmp_path / "trail"

@@ -30,6 +30,7 @@ from .sqlitefile import (
     make_tables,
     number,
     pause,
+    require_writable,
     words_of,
 )
 
@@ -135,6 +136,7 @@ class TrailFile(SharedFile):
             self._require_file_of_log()
             if is_made:
                 make_file(self._path)
+                require_writable(self._path, AuditStorageError)
             inode = inode_of(self._path)
             # Never made by SQLite, with a mode that other users may read.
             uri = f"{self._path.as_uri()}?mode=rw"

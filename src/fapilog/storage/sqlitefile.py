@@ -32,6 +32,7 @@ __all__ = [
     "make_tables",
     "number",
     "pause",
+    "require_writable",
     "words_of",
 ]
 
@@ -286,6 +287,22 @@ def make_file(path: Path) -> None:
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         sync_directory(path.parent)
+
+
+def require_writable(path: Path, error: Callable[[str], Exception]) -> None:
+    """
+    Raise if the file at *path*, if there is one, may not be read and written.
+
+    SQLite would open one that it may only read, and leave its log and the index of that beside it, with the same mode:
+    then nobody could write to the file, even when its mode is put right.
+
+    Args:
+        path: The path of the file.
+        error: Makes the exception.
+    """
+    effective = os.access in os.supports_effective_ids
+    if path.exists() and not os.access(path, os.R_OK | os.W_OK, effective_ids=effective):
+        raise error(f"{path}: expected a file that may be read and written; this one may not be")
 
 
 def pause() -> None:

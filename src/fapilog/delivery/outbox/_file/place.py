@@ -28,6 +28,7 @@ from ....storage.sqlitefile import (
     make_file,
     make_tables,
     number,
+    require_writable,
     words_of,
 )
 from ....tasks.strangers import Log
@@ -138,14 +139,15 @@ class OutboxFile(SharedFile):
         if self._open is not None and not self._open.is_in_place:
             _log.error("the outbox file %s was replaced or removed while it was in use", self.path)
         self._close()
-        if self._must_exist:
-            self._check_access()
-        else:
+        if not self._must_exist:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        elif not self.path.exists():
+            raise OutboxError(f"{self.path}: there is no such file")
         # One at a time: to change to WAL, SQLite needs the file for itself and does not wait for it.
         with locked(self.path.parent, patience=_BUSY_TIMEOUT, error=OutboxError):
             if not self._must_exist:
                 make_file(self.path)
+            require_writable(self.path, OutboxError)
             inode = inode_of(self.path)
             connection = sqlite3.connect(
                 self.path, timeout=_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
@@ -167,13 +169,6 @@ class OutboxFile(SharedFile):
             connection.execute(f"PRAGMA journal_size_limit = {_LARGE_LOG}").fetchall()
         self._has_worked = True
         return opened
-
-    def _check_access(self) -> None:
-        if not self.path.exists():
-            raise OutboxError(f"{self.path}: there is no such file")
-        # SQLite would read some that it may not write, and leave files beside them that their owner can't use.
-        if not os.access(self.path, os.R_OK | os.W_OK):
-            raise OutboxError(f"{self.path}: expected a file that may be read and written; this one may not be")
 
     def _steps(self, connection: sqlite3.Connection) -> tuple[str, ...]:
         """Return the SQL that makes the tables that lack; raise if the file is no outbox, or one of another version."""
