@@ -628,6 +628,22 @@ def test_an_event_in_a_log_that_nobody_else_reads_is_not_acknowledged(tmp_path: 
         other.communicate()
 
 
+def test_a_file_with_two_names_is_not_opened(storage: SQLiteStorage, path: Path) -> None:
+    """By a hard link, whose log would be another one, nothing is stored or read, and no record is lost."""
+    append(storage, "a", "b")
+    other = SQLiteStorage(path.with_name("other.db"))
+    path.with_name("other.db").hardlink_to(path)
+    with pytest.raises(AuditStorageError, match=r"other\.db: the file has another name too, a hard link"):
+        append(other, "c")
+    with pytest.raises(AuditStorageError, match=r"remove one of the names$"):
+        without_loop(other.read(0, 10))
+    append(storage, "c")
+    path.with_name("other.db").unlink()
+    without_loop(storage.aclose())
+    append(storage, "d")
+    assert len(without_loop(storage.read(0, 10))) == without_loop(storage.verify()).events_checked == 4
+
+
 def test_behind_a_link_the_log_is_found(tmp_path: Path) -> None:
     """A commit by way of a link to the file leaves the record in the log, as any other: it is not written twice."""
     (tmp_path / "disk").mkdir()

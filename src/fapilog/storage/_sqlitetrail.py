@@ -138,6 +138,7 @@ class TrailFile(SharedFile):
                 make_file(self._path)
                 require_writable(self._path, AuditStorageError)
             inode = inode_of(self._path)
+            self._require_one_name()
             # Never made by SQLite, with a mode that other users may read.
             uri = f"{self._path.as_uri()}?mode=rw"
             connection = sqlite3.connect(
@@ -175,6 +176,20 @@ class TrailFile(SharedFile):
                 f"{self._path}: the file is gone, and its log {self._log.name} is there, with the newest records"
                 " perhaps: put the file back beside it, or move the log away too"
             )
+
+    def _require_one_name(self) -> None:
+        """
+        Raise if the file has another name, a hard link, by which SQLite has another log for it.
+
+        Records that are in one log are then overwritten by those in the other:
+        https://www.sqlite.org/howtocorrupt.html#_multiple_links_to_the_same_file
+        """
+        with contextlib.suppress(FileNotFoundError):
+            if self._path.stat().st_nlink > 1:
+                raise AuditStorageError(
+                    f"{self._path}: the file has another name too, a hard link, and would have another log by that:"
+                    " remove one of the names"
+                )
 
     def _is_new(self, connection: sqlite3.Connection) -> bool:
         """Return whether there are no tables yet; raise if it is another program's file, or of another version."""
