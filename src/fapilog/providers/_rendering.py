@@ -173,9 +173,10 @@ def least(event: AuditEvent, severity: str) -> Rendered:
 def _rendered(event: AuditEvent, severity: str, level: Disclosure, link: str | None) -> Rendered:
     details: dict[str, Any] = {}
     for name in _SHOWN[level]:
-        value = _plain(getattr(event, name))
-        if value is not None:
-            details[name] = value
+        # Most fields of most events have none.
+        value = getattr(event, name)
+        if value is not None and (plain := _plain(value)) is not None:
+            details[name] = plain
     if "message" in details and level is not _FULL and event.error is not None:
         details["message"] = _without_text(event.message, event.error)
     severity = text(severity)
@@ -208,7 +209,7 @@ def _without_text(message: str, error: ErrorDetails) -> str:
 
 def _plain(value: object) -> Any:
     """Return a field's value as JSON values; None if it need not be shown."""
-    if value is None or value is False or value in ("", (), {}):
+    if value is False or value in ("", (), {}):
         return None
     if isinstance(value, ErrorDetails):
         # The trail has the traceback, which is longer than most limits.
