@@ -67,6 +67,7 @@ async def test_what_is_no_typo_is_not_told(tmp_path: Path, caplog: pytest.LogCap
     trail = AuditTrail(CompliancePolicy(strict=True), tmp_path)
     await trail.log_event(AuditEventType.DATA_ACCESS, "m", **{name: 1})  # type: ignore[arg-type]
     await trail.log_data_access("patient/42", "read")
+    await trail.log_data_access(None, "read")  # type: ignore[arg-type]
     assert caplog.records == []
 
 

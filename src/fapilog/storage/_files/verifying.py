@@ -15,7 +15,7 @@ from .effort import Effort
 from .lines import PlacedError, lines_of
 from .locking import without_writers
 from .names import files_set_aside, names
-from .recovering import last_seal, sealed_break
+from .recovering import sealed_break, sealed_places
 from .torn import Torn
 
 __all__ = ["set_aside", "verify"]
@@ -140,18 +140,18 @@ def _follow(
 ) -> ChainHead:
     """Check that the records of *files* follow the head *start*, and return the head after them."""
     index, offset, head = 0, 0, start
-    # The index of the last file with a record that seals damage.
-    last_sealing: int | None = None
+    sealed: set[tuple[str, int]] | None = None
     while index < len(files):
         name = files[index]
         try:
             head = _verify_file(directory, name, offset, head, note, is_last=name == files[-1], effort=effort)
         except PlacedError as damage:
-            if last_sealing is None:
+            if sealed is None:
                 # Looked for once: a tool may have converted thousands of files.
-                last_sealing = -1 if (last := last_seal(directory, files, index, 0)) is None else last.file
+                sealed = sealed_places(directory, files[index:])
             # Before it is asked whether the file was converted: the bytes that are sealed may go beyond that file.
-            seal = sealed_break(directory, files, damage) if index <= last_sealing else None
+            is_sealed = (damage.file, damage.offset) in sealed
+            seal = sealed_break(directory, files, damage) if is_sealed else None
             if seal is not None:
                 index, offset, head = seal.file, seal.offset, seal.head
                 message = f"{damage}; record {seal.record} has sealed this damage as it is"
