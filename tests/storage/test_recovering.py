@@ -108,6 +108,30 @@ def test_a_trail_goes_on_behind_sealed_damage(
     assert recover(tmp_path, "again") is None
 
 
+def test_a_converted_file_in_front_of_damage_is_sealed_with_it(tmp_path: Path) -> None:
+    """Whether a tool converted a file before the damaged one or not, the verdict after a recovery is "recovered"."""
+    files = written(tmp_path)
+    changed(lambda found: [line[:-1] + b"\r\n" for line in found], 0)(files)
+    DAMAGES["one altered record"][0](files)
+    assert trail_in(tmp_path).sync.verify_chain_from_storage().status is ChainStatus.ALTERED
+    assert recover(tmp_path, "an editor, and a bad disk") is not None
+    trail_in(tmp_path, 3).sync.log_event(AuditEventType.DATA_ACCESS, "goes on")
+    verdict = trail_in(tmp_path).sync.verify_chain_from_storage()
+    assert (verdict.status, verdict.first_invalid_sequence) == (ChainStatus.RECOVERED, 1)
+
+
+def test_a_file_that_is_converted_behind_sealed_damage_is_named(tmp_path: Path) -> None:
+    """A conversion that no record has sealed is in the verdict beside the damage that one has."""
+    files = written(tmp_path)
+    DAMAGES["one altered record"][0](files)
+    assert recover(tmp_path, "a bad disk") is not None
+    changed(lambda found: [line[:-1] + b"\r\n" for line in found], 0)(files)
+    verdict = trail_in(tmp_path).sync.verify_chain_from_storage()
+    assert verdict.status is ChainStatus.RECOVERED
+    assert verdict.error_message is not None
+    assert "audit_2026-03-01.jsonl was converted: its lines end in CR LF" in verdict.error_message
+
+
 @pytest.mark.parametrize("has_failed", [True, False])
 @pytest.mark.parametrize(
     "damage",

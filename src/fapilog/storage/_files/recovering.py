@@ -31,7 +31,7 @@ from .locking import without_writers
 from .names import names
 from .torn import Torn
 
-__all__ = ["Break", "Resumption", "Start", "last_seal", "recover", "sealed_break"]
+__all__ = ["Break", "Resumption", "Start", "last_seal", "recover", "sealed_break", "sealed_places"]
 
 _MEMBER: Final = "fapilog.recovered"
 _NEEDLE: Final = f'"{_MEMBER}":{{'.encode()
@@ -98,6 +98,11 @@ def sealed_break(directory: Path, files: list[str], damage: PlacedError) -> Resu
         if size in ends and ends[size].sha256 == digest and (found := _behind(directory, files, ends[size], record)):
             return found
     return None
+
+
+def sealed_places(directory: Path, files: Iterable[str]) -> set[tuple[str, int]]:
+    """Return the files and offsets where the damage begins that records in *files* claim to seal."""
+    return {(seal.file, seal.offset) for name in files for _, seal in _seals(directory, name, 0)}
 
 
 def last_seal(directory: Path, files: list[str], first: int, offset: int) -> Start | None:

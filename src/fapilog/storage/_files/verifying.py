@@ -15,7 +15,7 @@ from .effort import Effort
 from .lines import PlacedError, lines_of
 from .locking import without_writers
 from .names import files_set_aside, names
-from .recovering import sealed_break
+from .recovering import sealed_break, sealed_places
 from .torn import Torn
 
 __all__ = ["set_aside", "verify"]
@@ -140,28 +140,32 @@ def _follow(
 ) -> ChainHead:
     """Check that the records of *files* follow the head *start*, and return the head after them."""
     index, offset, head = 0, 0, start
+    sealed: set[tuple[str, int]] | None = None
     while index < len(files):
         name = files[index]
         try:
             head = _verify_file(directory, name, offset, head, note, is_last=name == files[-1], effort=effort)
         except PlacedError as damage:
-            first = head.sequence_number + 1
-            with reading(directory, name) as fd:
-                words, last = undone(fd, head) if offset == 0 else ("", None)
-            if words and last is not None:
-                message = f"{name} was converted: {words}; undone, its records are intact"
-                findings.append(_Finding(ChainStatus.CONVERTED, first, message))
-                head = last
-                note(head.sequence_number)
-            else:
-                seal = sealed_break(directory, files, damage)
-                if seal is None:
-                    more = f"; {name} was converted: {words}; its records are not intact" if words else ""
-                    raise ChainError(damage.status, f"{damage}{more}", damage.head) from None
+            if sealed is None:
+                # Looked for once: a tool may have converted thousands of files.
+                sealed = sealed_places(directory, files[index:])
+            # Before it is asked whether the file was converted: the bytes that are sealed may go beyond that file.
+            is_sealed = (damage.file, damage.offset) in sealed
+            seal = sealed_break(directory, files, damage) if is_sealed else None
+            if seal is not None:
                 index, offset, head = seal.file, seal.offset, seal.head
                 message = f"{damage}; record {seal.record} has sealed this damage as it is"
                 findings.append(_Finding(ChainStatus.RECOVERED, damage.head.sequence_number + 1, message))
                 continue
+            with reading(directory, name) as fd:
+                words, behind = undone(fd, head) if offset == 0 else ("", None)
+            if not words or behind is None:
+                more = f"; {name} was converted: {words}; its records are not intact" if words else ""
+                raise ChainError(damage.status, f"{damage}{more}", damage.head) from None
+            message = f"{name} was converted: {words}; undone, its records are intact"
+            findings.append(_Finding(ChainStatus.CONVERTED, head.sequence_number + 1, message))
+            head = behind
+            note(head.sequence_number)
         except ChainError as damage:
             # All that is damaged may be how it is compressed, and then no record of it is known.
             if damage.status is not ChainStatus.UNREADABLE or damage.head != EMPTY:
