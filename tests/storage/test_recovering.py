@@ -132,6 +132,40 @@ def test_a_file_that_is_converted_behind_sealed_damage_is_named(tmp_path: Path) 
     assert "audit_2026-03-01.jsonl was converted: its lines end in CR LF" in verdict.error_message
 
 
+def as_a_later_file(files: list[Path]) -> None:
+    (files[0].parent / "audit_2026-03-04.jsonl").write_bytes(files[0].read_bytes())
+
+
+def exchanged(files: list[Path]) -> None:
+    first, other = files[1].read_bytes(), files[2].read_bytes()
+    files[1].write_bytes(other)
+    files[2].write_bytes(first)
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        as_a_later_file,
+        exchanged,
+        changed(lambda found: [found[1], found[3], found[0], found[2]]),
+        changed(lambda found: found[::-1], 2),
+        changed(lambda found: [*found, *found[:2]], 2),
+    ],
+    ids=["a copy as a later file", "two files", "in one file", "at the end", "once more at the end"],
+)
+def test_a_record_behind_moved_ones_has_a_number_of_its_own(tmp_path: Path, move: Callable[[list[Path]], None]) -> None:
+    """However records were moved, the record that seals this and those behind it have greater numbers than all."""
+    move(written(tmp_path))
+    sealed = recover(tmp_path, "a restore that went wrong")
+    assert sealed is not None
+    assert sealed[0] > 12
+    trail = trail_in(tmp_path, 4)
+    trail.sync.log_event(AuditEventType.DATA_ACCESS, "goes on")
+    assert trail.sync.verify_chain_from_storage().status is ChainStatus.RECOVERED
+    numbers = [event.sequence_number or 0 for event in trail.sync.events()]
+    assert sorted(set(numbers)) == sorted(numbers) == [*range(1, 13), sealed[0], sealed[0] + 1]
+
+
 @pytest.mark.parametrize("has_failed", [True, False])
 @pytest.mark.parametrize(
     "damage",

@@ -218,6 +218,9 @@ def _damage(directory: Path, files: list[str]) -> _Damage | None:
     found: _Damage | None = None
     index, offset = 0, 0
     head: ChainHead | None = start_of(directory)
+    # The greatest number so far. The chain resumes with no smaller one, so that the record that seals gets a number
+    # which no intact record has, and no writer after it either: where records changed their order, all are sealed.
+    reached = 0
     while index < len(files):
         name = files[index]
         with lines_of(directory, name) as lines:
@@ -226,6 +229,7 @@ def _damage(directory: Path, files: list[str]) -> _Damage | None:
                     head = _followed(
                         directory, name, lines, (offset, head), is_tail=found is None and name == files[-1]
                     )
+                    reached = head.sequence_number
                     found = found and found._replace(head=head)
                     index, offset = index + 1, 0
                     continue
@@ -234,9 +238,9 @@ def _damage(directory: Path, files: list[str]) -> _Damage | None:
                     index, offset, head = seal.file, seal.offset, seal.head
                     continue
                 found = _Damage(damage if found is None else found.first, None, damage.head)
-                offset = damage.offset
+                reached, offset = damage.head.sequence_number, damage.offset
             assert found is not None  # noqa: S101 - the chain was lost here or before
-            whole = _next_whole(lines, offset)
+            whole = _next_whole(lines, offset, reached)
             if whole is not None:
                 offset, head = whole
                 found = _Damage(found.first, (index, offset), head)
@@ -263,11 +267,11 @@ def _followed(directory: Path, name: str, lines: Lines, begin: tuple[int, ChainH
     return head
 
 
-def _next_whole(lines: Lines, offset: int) -> tuple[int, ChainHead] | None:
-    """Return where the next whole record begins, and the head that it claims to follow."""
+def _next_whole(lines: Lines, offset: int, reached: int) -> tuple[int, ChainHead] | None:
+    """Return where the next whole record behind number *reached* begins, and the head that it claims to follow."""
     for place, line in lines.forwards(offset, lines.end()):
-        if chain.head_behind(line) is not None:
-            return place, chain.head_before(line)
+        if chain.head_behind(line) is not None and (head := chain.head_before(line)).sequence_number >= reached:
+            return place, head
     return None
 
 
