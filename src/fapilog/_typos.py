@@ -40,10 +40,8 @@ _ALIASES: Final = {
     "id": "event_id",
     "timestamp": "occurred",
 }
-# The fields, and metadata that `log_data_access` itself adds, as the earlier fapilog did.
-_KNOWN: Final = FIELDS | {"resource"}
-# These, and names that are near none of them. Bounded: an application may make names of data.
-_innocent: Final = set(_KNOWN)
+# The fields, and names that are near none of them. Bounded: an application may make names of data.
+_innocent: Final = set(FIELDS)
 _MOST_INNOCENT: Final = 1024
 _NEAR: Final = 0.8
 _LONGEST_NAME: Final = 100
@@ -69,6 +67,9 @@ def look_for_typos(
     Raises:
         TypeError: There is such a keyword, and *strict* is set.
     """
+    if "resource" in given and "target" in given:
+        # `log_data_access` has both: the metadata have the target too, where the earlier fapilog had it.
+        given = [name for name in given if name != "resource"]
     if _innocent.issuperset(given):
         return
     # A key that is no identifier, or a very long one, comes from data: it is neither logged nor remembered.
@@ -76,7 +77,7 @@ def look_for_typos(
     names = list(islice(new, _MOST_AT_ONCE))
     similar = {name: near for name in names if (near := _nearest(name))}
     if len(_innocent) > _MOST_INNOCENT:
-        _innocent.intersection_update(_KNOWN)
+        _innocent.intersection_update(FIELDS)
     _innocent.update(name for name in names if name not in similar)
     found = {name: near for name, near in similar.items() if near in possible}
     if not found:

@@ -79,10 +79,11 @@ class EverydayEvents:
         Returns and raises as `log_event`.
         """
         name = given_text(resource)
+        given = keywords(fields, operation=operation, target=resource)
+        if "target" in given:  # which None is not
+            given.setdefault("resource", name)
         return await self.log_event(
-            data_event_type(operation),
-            f"Data {given_text(operation)} on resource: {name}",
-            **keywords(fields, operation=operation, target=resource, resource=name),
+            data_event_type(operation), f"Data {given_text(operation)} on resource: {name}", **given
         )
 
     @without_frames
