@@ -24,6 +24,7 @@ from fapilog import (
 from fapilog.storage.files import FileStorage
 from fapilog.storage.memory import MemoryStorage
 from fapilog.testing import RecordingDispatcher
+from tests.doubles.aged_trails import aged_trail
 from tests.doubles.file_systems import mounted
 
 PCI = CompliancePolicy(ComplianceLevel.PCI_DSS)
@@ -262,6 +263,18 @@ async def test_a_restored_backup_is_refused(tmp_path: Path) -> None:
     async with AuditTrail(storage_path=whole, expected_head=head, must_exist=True) as trail:
         await log(trail, "4")
     assert (await trail.head()).sequence_number == 4
+
+
+def test_a_head_whose_record_was_removed_is_refused_in_words(tmp_path: Path) -> None:
+    """A head from before a removal can't be checked, which the error says; the head of a record that stayed can."""
+    trail = AuditTrail(CompliancePolicy(retention_days=7), aged_trail(tmp_path, [20, 10]))
+    removed = ChainHead(3, trail.sync.get_events(before=4)[0].checksum)
+    trail.sync.log_event(LOGIN, "today")
+    head = trail.sync.head()
+    trail.sync.apply_retention()
+    with pytest.raises(AuditStorageError, match="or has retention removed that record"):
+        AuditTrail(storage_path=tmp_path, expected_head=removed).sync.log_event(LOGIN, "m")
+    AuditTrail(storage_path=tmp_path, expected_head=head).sync.log_event(LOGIN, "m")
 
 
 async def test_a_head_of_an_empty_trail_expects_nothing(tmp_path: Path) -> None:

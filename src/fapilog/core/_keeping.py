@@ -134,8 +134,8 @@ class Expected:
         if not await holds(self._storage, self._head):
             raise AuditStorageError(
                 f"{words_for(self._storage)}: expected the trail with record {self._head.sequence_number}, as "
-                "expected_head has it, and found another: one that was cut, replaced, or restored from an older "
-                "backup? Nothing is stored"
+                "expected_head has it, and found no such record: was the trail cut, replaced, or restored from an "
+                "older backup, or has retention removed that record? Nothing is stored"
             )
         self.is_there = True
 
