@@ -38,6 +38,7 @@ async def asynchronous(_: AuditEvent) -> bool:
         ({"by": "message"}, ValueError, "by: expected user_id, .*; got 'message'$"),
         ({"where": "admin"}, TypeError, "where: expected a function of an event; got a str"),
         ({"where": asynchronous}, TypeError, "where: expected a function .*; got an asynchronous one"),
+        ({"where": lambda: True}, TypeError, "where: expected a function .*; got one that can.t be called with 1 arg"),
         ({"name": 3}, TypeError, "name: expected text; got an int"),
         ({"log_level": "high"}, ValueError, "log_level: expected one of .*; got 'high'"),
     ],

@@ -57,7 +57,8 @@ class Threshold:
         log_level: The log level of the event that is recorded, and so the severity of its alert.
 
     Raises:
-        TypeError: *count* is no whole number, *within* no number, or *where* can't be called or is asynchronous.
+        TypeError: *count* is no whole number, *within* no number, or *where* is asynchronous, or can't be called with
+            an event.
         ValueError: A number is out of range, the type or level is unknown, or *by* is a mistyped member.
     """
 
@@ -79,7 +80,7 @@ class Threshold:
         require("within", self.within, above=0, at_most=_YEAR)
         if self.by is not None:
             _check_by(require_text("by", self.by))
-        require_callable("where", self.where, expected="a function of an event", or_none=True)
+        require_callable("where", self.where, expected="a function of an event", takes=1, or_none=True)
         name = require_text("name", self.name) or (
             f"{self.count} {' or '.join(kind.value for kind in kinds)} within {self.within:g} s"
             f"{f' by {self.by}' if self.by is not None else ''}"
