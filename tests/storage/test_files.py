@@ -152,6 +152,21 @@ def test_damage_is_named_and_nothing_is_appended(trail: TrailFiles) -> None:
     assert contents(trail) == before
 
 
+@pytest.mark.parametrize("number", [1, 2, 5, 9, 10])
+def test_the_line_of_damage_is_counted_over_all_blocks(
+    trail: TrailFiles, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The line that a verdict names is the right one, wherever in the blocks of a file it is."""
+    trail.append([body() for _ in range(10)])
+    trail.close()
+    path = trail.directory / "audit_2026-01-31.jsonl"
+    size = len(path.read_bytes()) // 10
+    path.write_bytes(path.read_bytes().replace(b'"sequence_number":%d,' % number, b'"sequence_number":99,'))
+    for block in (size // 2, size, 3 * size + 1):
+        monkeypatch.setattr(lines, "_BLOCK_BYTES", block)
+        assert str(trail.verify().error_message).startswith(f"{path.name}, line {number}: record {number} was altered")
+
+
 def test_only_the_end_of_a_large_trail_is_checked_on_opening(
     trail: TrailFiles, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -124,9 +124,9 @@ async def test_reading_goes_on_behind_a_hole(tmp_path: Path, junk: bytes) -> Non
 @pytest.mark.parametrize("loss", ["gone", "empty", "cut"])
 @pytest.mark.usefixtures("block")
 async def test_a_file_that_is_missing_is_a_hole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str, page: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, loss: str, page: int
 ) -> None:
-    """Records that are missing between two files are a hole, once, however the pages fall."""
+    """Records that are missing between two files are a hole, once, however the pages fall, and no warning beside it."""
     monkeypatch.setattr(_reading, "_PAGE", page)
     lines = made(tmp_path, 9, days=3)
     path = tmp_path / "audit_2026-03-02.jsonl"
@@ -141,6 +141,7 @@ async def test_a_file_that_is_missing_is_a_hole(
         [hole] = [each for each in found if isinstance(each, DamagedRecord)]
         words = "record 6 is" if loss == "cut" else "records 4 to 6 are"
         assert str(hole) == f"audit_2026-03-03.jsonl, byte 0: {words} missing in front of this file"
+    assert caplog.messages == []
     assert len(await trail.get_events()) == len(whole) - 1
 
 
