@@ -11,10 +11,11 @@ from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fapilog import AuditEventType, AuditTrail, FileStorage
+from fapilog import AuditEventType, AuditStorageError, AuditTrail, FileStorage
 from fapilog.storage._archive.day import compress_day
 from tests.doubles.aged_trails import aged_trail, day_file
 from tests.doubles.commands import Run, runs
@@ -98,6 +99,32 @@ def test_by_its_id(run: Run, directory: Path) -> None:
     code, out, _ = run("show", directory, "--id", event.event_id, "--json")
     assert code == 0
     assert json.loads(out)["checksum"] == event.checksum
+
+
+def test_lines_of_json_are_printed_as_they_are_read(run: Run, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many lines are asked for, no more than a page of events is kept, and what is read is printed at once."""
+    monkeypatch.setattr("fapilog.cli.events._PAGE", 1)
+    monkeypatch.setattr("fapilog.core._reading._PAGE", 1)
+    page = FileStorage.page_from
+
+    async def failing(storage: FileStorage, place: Any, *args: Any, **options: Any) -> Any:
+        if place is not None:
+            raise AuditStorageError("gone")
+        return await page(storage, place, *args, **options)
+
+    monkeypatch.setattr(FileStorage, "page_from", failing)
+    code, out, err = run("show", directory, "--json")
+    assert [json.loads(line)["sequence_number"] for line in out.splitlines()] == [3]
+    assert (code, err) == (2, "fapilog: gone\n")
+
+
+def test_a_damaged_record_behind_the_last_event_is_shown(run: Run, directory: Path) -> None:
+    """A hole behind as many events as are shown is shown too, where no more events follow."""
+    [file] = directory.glob("audit_*.jsonl")
+    file.write_bytes(b"x\n" + b"".join(file.read_bytes().splitlines(keepends=True)[1:]))
+    code, out, err = run("show", directory, "--limit", 2)
+    assert (code, numbers(out), err) == (0, [3, 2], "")
+    assert "damaged" in out
 
 
 @pytest.mark.parametrize("order", [(), ("--oldest-first",)])
