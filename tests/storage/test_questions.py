@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import anyio
@@ -20,6 +20,7 @@ from fapilog.core._reading import counted, member_of_events
 from fapilog.record.kinds import AuditOutcome
 from fapilog.record.parties import Actor, Target
 from fapilog.storage._files import lines
+from fapilog.storage._files.needles import needles_of
 from fapilog.storage.memory import MemoryStorage
 from fapilog.storage.protocol import EventFilter
 
@@ -226,6 +227,28 @@ async def test_a_value_is_found_by_itself(tmp_path: Path, place: str, value: Any
     await trail.log_event(AuditEventType.DATA_ACCESS, "m", metadata={"of": {"it": "another"}})
     for asked in ({"of.it": value}, {"of": {"it": value}}):
         assert [each.event_id for each in await trail.get_events(metadata=asked)] == [event_id]
+
+
+NUMBERS: Final = [7, 7.0, "7", 70, -7, 7.5, 0, 1, -0.0, 1.0, False, True, 10**15, 1e15, 10**16, 1e16, 2**60, 2.0**60]
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("asked", NUMBERS, ids=repr)
+async def test_a_number_is_found_by_all_that_are_equal(tmp_path: Path, asked: object) -> None:
+    """A number in the metadata is asked for by its value, however it is written."""
+    trail = AuditTrail(storage=FileStorage(tmp_path, durability="write"))
+    for number in NUMBERS:
+        await trail.log_event(AuditEventType.DATA_ACCESS, "m", metadata={"http": {"status": number}})
+    found = await trail.get_events(metadata={"http.status": asked})
+    assert [each.sequence_number for each in found][::-1] == [
+        number for number, each in enumerate(NUMBERS, 1) if each == asked
+    ]
+
+
+def test_a_number_is_looked_for_before_records_are_decoded() -> None:
+    """A whole number has bytes by which its records are found, but for those that are equal to others."""
+    for number, needles in ((403, [b'status":403']), (-2, [b'status":-2']), (1, []), (10**16, []), (0.5, [])):
+        assert needles_of(EventFilter.of({"metadata": {"http.status": number}})) == needles
 
 
 @pytest.mark.slow
