@@ -661,6 +661,22 @@ async def test_a_forged_anchor_is_noticed(directory: Path) -> None:
     assert verified(directory)[:2] == (True, ChainStatus.FRONT_PRUNED)
 
 
+@pytest.mark.one_backend
+async def test_a_torn_tail_hides_no_forged_anchor(directory: Path) -> None:
+    """A trail that ends in an incomplete record is valid with the removed days that a record names, and no others."""
+    await trail_in(directory).apply_retention()
+    next_head = TrailFiles(directory, durable=False).read(0, 3)[-1]
+    first, *_, last = files(directory)
+    with (directory / last).open("ab") as file:
+        file.write(b'{"v":2,"event')
+    assert verified(directory)[:2] == (True, ChainStatus.TORN_TAIL)
+    words = str(TrailFiles(directory, durable=False).verify().error_message)
+    assert "incomplete record" in words
+    assert "were removed by retention" in words
+    forge(directory, sequence_number=12, checksum=next_head.checksum, file=first)
+    assert verified(directory)[:2] == (False, ChainStatus.GAP)
+
+
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"v":1}'])
 @pytest.mark.one_backend
 async def test_an_anchor_that_is_none(directory: Path, content: bytes) -> None:
