@@ -94,8 +94,17 @@ def test_the_trail_can_be_started_in_another_loop(
     assert trail.sync.get_statistics()["alerts"] == {"dispatched": 3, "failed": 0, "waiting": 0}
 
 
-def test_an_alert_that_was_to_be_sent_there_has_failed(tmp_path: Path) -> None:
-    """An alert whose task never began is reported, is not in the way of the next, and `drain` does not wait for it."""
+def drained(trail: AuditTrail) -> None:
+    anyio.run(trail.drain)
+
+
+def at_the_exit(_: AuditTrail) -> None:
+    portal.flush_all()
+
+
+@pytest.mark.parametrize("end", [drained, at_the_exit])
+def test_an_alert_that_was_to_be_sent_there_has_failed(tmp_path: Path, end: Callable[[AuditTrail], None]) -> None:
+    """An alert whose task never began is reported by `drain`, which does not wait for it, or by the exit at last."""
     inner = RecordingDispatcher()
     trail = AuditTrail(storage_path=tmp_path, alert_dispatcher=inner)
     reports: list[DeliveryReport] = []
@@ -105,7 +114,7 @@ def test_an_alert_that_was_to_be_sent_there_has_failed(tmp_path: Path) -> None:
 
     alert_failed.connect(note, sender=trail)
     in_a_closed_loop(trail.start, after=lambda: trail.sync.log_security_event(KIND, "lost"))
-    anyio.run(trail.drain)
+    end(trail)
     assert [type(report.error) for report in reports] == [AlertStoppedError]
 
     async def live() -> None:

@@ -18,7 +18,7 @@ from ..storage.protocol import KeptAlert
 from ..tasks.background import Background
 from ..tasks.life import Life
 from ..tasks.loops import LoopClosedError, is_without_loop
-from ..tasks.portal import run_in
+from ..tasks.portal import flush_at_exit, run_in
 from ..tasks.strangers import Log, answer, contained
 from ..tasks.threads import in_thread
 from ._forwarding import AlertForwarder
@@ -164,6 +164,7 @@ class Alerts:
                     life, is_new = Life(self._started(trail, announce), owner=trail), True
                     self._life = life
             if is_new:
+                flush_at_exit(self, Alerts.forget_closed_loop)
                 await life.enter()
                 return
             if life.is_leaving:

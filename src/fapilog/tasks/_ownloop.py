@@ -1,4 +1,4 @@
-"""The event loop that is our own: asyncio's, whose default executor does not end before the loop does."""
+"""Event loops of asyncio that run while the interpreter exits: one that is our own, and one that was stopped."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import functools
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
-from typing import TypeVar, TypeVarTuple, Unpack
+from typing import Any, TypeVar, TypeVarTuple, Unpack
 
 import anyio
 
-__all__ = ["run"]
+__all__ = ["run", "run_again"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -21,6 +21,20 @@ Ts = TypeVarTuple("Ts")
 def run(call: Callable[[], Awaitable[T]]) -> T:
     """Run ``await call()`` in a new event loop, also while the interpreter exits, and return its result."""
     return anyio.run(call, backend="asyncio", backend_options={"loop_factory": _OwnLoop})
+
+
+def run_again(loop: asyncio.AbstractEventLoop, call: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    """Run ``await call()`` in *loop*, which was stopped and is not closed, from outside of any loop."""
+    task = loop.create_task(call())
+    # It may have been told to stop more than once, and stops again as often.
+    for is_last in (False, False, False, True):
+        try:
+            loop.run_until_complete(task)
+        except RuntimeError:
+            if is_last or task.done():
+                raise
+        else:
+            return
 
 
 class _OwnLoop(asyncio.SelectorEventLoop):

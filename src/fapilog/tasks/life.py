@@ -195,11 +195,16 @@ class Life:
 
     def _leave_at_exit(self, *, process: int) -> None:
         """Leave the manager if its loop stands still, and is not closed, as that of a notebook and of a shell does."""
-        # A forked child has the loop of its parent.
-        if self._loop is None or self.is_over or process != os.getpid():
+        loop = self._loop
+        # A forked child has the loop of its parent; and only asyncio's can be stopped.
+        if loop is None or self.is_over or process != os.getpid() or not loop.is_asyncio:
             return
+        if loop.native.is_running() or loop.runs_here():
+            return
+        from ._ownloop import run_again  # noqa: PLC0415  with it comes asyncio
+
         try:
-            self._loop.run_again(self.leave)
+            run_again(loop.native, self.leave)
         except Exception as error:
             _log.error("leaving %s at the exit raised %s", type(self._manager).__qualname__, type(error).__qualname__)
 

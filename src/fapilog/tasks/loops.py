@@ -53,13 +53,14 @@ class Loop:
         native: An asyncio event loop or a `trio.lowlevel.TrioToken`.
 
     Attributes:
+        native: As given.
         is_asyncio: Whether this is a loop of asyncio, or of a library with the same interface, and not of trio.
     """
 
-    __slots__ = ("_native", "is_asyncio")
+    __slots__ = ("is_asyncio", "native")
 
     def __init__(self, native: Any) -> None:
-        self._native = native
+        self.native = native
         self.is_asyncio: bool = hasattr(native, "call_soon_threadsafe")
 
     @classmethod
@@ -77,10 +78,10 @@ class Loop:
         return None if native is None else cls(native)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Loop) and self._native is other._native
+        return isinstance(other, Loop) and self.native is other.native
 
     def __hash__(self) -> int:
-        return id(self._native)
+        return id(self.native)
 
     @staticmethod
     def runs_here() -> bool:
@@ -90,13 +91,13 @@ class Loop:
     @property
     def is_here(self) -> bool:
         """Whether this is the loop that runs in this thread."""
-        return _running() is self._native
+        return _running() is self.native
 
     @property
     def is_closed(self) -> bool:
         """Whether the loop has ended for good."""
         if self.is_asyncio:
-            return bool(self._native.is_closed())
+            return bool(self.native.is_closed())
         try:
             if not self.is_here:
                 self.call_soon(_nothing)
@@ -104,34 +105,19 @@ class Loop:
             return True
         return False
 
-    def run_again(self, call: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        """Run ``await call()`` in this loop, from outside, if it was stopped and not closed; only asyncio's can be."""
-        if not self.is_asyncio or self._native.is_running() or self.runs_here():
-            return
-        task = self._native.create_task(call())
-        # It may have been told to stop more than once, and stops again as often.
-        for is_last in (False, False, False, True):
-            try:
-                self._native.run_until_complete(task)
-            except RuntimeError:
-                if is_last or task.done():
-                    raise
-            else:
-                return
-
     def make_event(self) -> Any:
         """Return an event with `set` and `wait`, for this loop alone: anyio's takes as long to make as a hash."""
-        return _FutureEvent(self._native) if self.is_asyncio else sys.modules["trio"].Event()
+        return _FutureEvent(self.native) if self.is_asyncio else sys.modules["trio"].Event()
 
     def call_soon(self, call: Callable[[], object]) -> None:
         """Schedule *call* in the loop, from any thread, and never wait; raise a `LoopClosedError` if it has ended."""
-        schedule = self._native.call_soon_threadsafe if self.is_asyncio else self._native.run_sync_soon
+        schedule = self.native.call_soon_threadsafe if self.is_asyncio else self.native.run_sync_soon
         try:
             schedule(call)
         except (RuntimeError, OSError) as error:
             # A loop of trio that has crashed does not know that it has ended: the socket that wakes it is closed. Any
             # other error is of a signal handler, which raises a TimeoutError, say.
-            if not self._native.is_closed() if self.is_asyncio else getattr(error, "errno", 0) is None:
+            if not self.native.is_closed() if self.is_asyncio else getattr(error, "errno", 0) is None:
                 raise
             raise LoopClosedError("the event loop is closed") from error
 
@@ -164,7 +150,7 @@ class Loop:
         context = copy_context() if context is None else context
         self.adopt(context)
         if self.is_asyncio:
-            task = self._native.create_task(call(), context=context)
+            task = self.native.create_task(call(), context=context)
             _tasks.add(task)
 
             def done(task: Any) -> None:
@@ -287,10 +273,10 @@ class _FutureEvent:
     Where a signal handler raises in the midst of `asyncio.Event.set`, that event counts as set, and its task sleeps.
     """
 
-    __slots__ = ("_future", "_is_set", "_native")
+    __slots__ = ("_future", "_is_set", "native")
 
     def __init__(self, native: Any) -> None:
-        self._native = native
+        self.native = native
         self._future = native.create_future()
         self._is_set = False
 
@@ -302,7 +288,7 @@ class _FutureEvent:
     async def wait(self) -> None:
         while not self._is_set:
             if self._future.done():
-                self._future = self._native.create_future()
+                self._future = self.native.create_future()
             await self._future
 
 
