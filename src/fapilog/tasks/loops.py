@@ -60,7 +60,7 @@ class Loop:
     __slots__ = ("is_asyncio", "native")
 
     def __init__(self, native: Any) -> None:
-        self.native = native
+        self.native: Any = native
         self.is_asyncio: bool = hasattr(native, "call_soon_threadsafe")
 
     @classmethod
@@ -276,7 +276,7 @@ class _FutureEvent:
     __slots__ = ("_future", "_is_set", "native")
 
     def __init__(self, native: Any) -> None:
-        self.native = native
+        self.native: Any = native
         self._future = native.create_future()
         self._is_set = False
 
