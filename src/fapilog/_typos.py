@@ -67,13 +67,13 @@ def look_for_typos(
     Raises:
         TypeError: There is such a keyword, and *strict* is set.
     """
-    if "resource" in given and "target" in given:
-        # `log_data_access` has both: the metadata have the target too, where the earlier fapilog had it.
-        given = [name for name in given if name != "resource"]
-    if _innocent.issuperset(given):
+    # `log_data_access` has both: the metadata have the target too, where the earlier fapilog had it.
+    is_read = "target" in given
+    unknown = [name for name in given if name not in _innocent and not (is_read and name == "resource")]
+    if not unknown:
         return
     # A key that is no identifier, or a very long one, comes from data: it is neither logged nor remembered.
-    new = (name for name in given if name not in _innocent and name.isidentifier() and len(name) <= _LONGEST_NAME)
+    new = (name for name in unknown if name.isidentifier() and len(name) <= _LONGEST_NAME)
     names = list(islice(new, _MOST_AT_ONCE))
     similar = {name: near for name in names if (near := _nearest(name))}
     if len(_innocent) > _MOST_INNOCENT:
