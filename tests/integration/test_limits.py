@@ -100,6 +100,24 @@ async def test_nobody_else_may_read(tmp_path: Path) -> None:
     assert [stat.S_IMODE(each.stat().st_mode) for each in path.iterdir()] == [0o600, 0o600]
 
 
+# Behind a program with `warm_up` and `main`, each of which takes a directory.
+AS_NOBODY = """
+
+async def as_nobody():
+    with tempfile.TemporaryDirectory() as directory:
+        # What is imported on the way, root has to import.
+        await warm_up(directory)
+    if os.geteuid() == 0:
+        os.seteuid(65534)  # root may do anything
+    with tempfile.TemporaryDirectory() as directory:
+        print(directory)
+        await main(directory)
+
+
+anyio.run(as_nobody)
+"""
+
+
 UNWRITABLE = """
 import os
 import sys
@@ -136,27 +154,17 @@ async def main(trail):
     await trail.stop()
 
 
-async def as_nobody():
-    with tempfile.TemporaryDirectory() as warm:
-        # What is imported on the way, root has to import.
-        trail = AuditTrail(storage_path=Path(warm))
-        await trail.log_event(AuditEventType.DATA_ACCESS, "m")
-        await trail.stop()
-    if os.geteuid() == 0:
-        os.seteuid(65534)  # root may do anything
-    with tempfile.TemporaryDirectory() as directory:
-        print(directory)
-        await main(directory)
-
-
-anyio.run(as_nobody)
+async def warm_up(directory):
+    trail = AuditTrail(storage_path=Path(directory))
+    await trail.log_event(AuditEventType.DATA_ACCESS, "m")
+    await trail.stop()
 """
 
 
 @pytest.mark.slow
 def test_an_unwritable_directory() -> None:
     """A directory that may not be written to, or read, is told to the caller with the reason, and whose it is."""
-    script = subprocess.run([sys.executable, "-c", UNWRITABLE], check=True, capture_output=True, text=True)
+    script = subprocess.run([sys.executable, "-c", UNWRITABLE + AS_NOBODY], check=True, capture_output=True, text=True)
     path, *printed = script.stdout.splitlines()
     user = os.geteuid() or 65534
     denied = f"{os.strerror(errno.EACCES)}; this process is user {user}, and {path} is user {user}'s, mode"
@@ -208,25 +216,14 @@ async def main(directory):
         print("again")
 
 
-async def as_nobody():
-    with tempfile.TemporaryDirectory() as warm:
-        # What is imported on the way, root has to import.
-        await main(warm)
-    if os.geteuid() == 0:
-        os.seteuid(65534)  # root may do anything
-    with tempfile.TemporaryDirectory() as directory:
-        print(directory)
-        await main(directory)
-
-
-anyio.run(as_nobody)
+warm_up = main
 """
 
 
 @pytest.mark.slow
 def test_a_database_that_may_only_be_read() -> None:
     """A file of SQLite that may not be written is told with the reason, and is used again when its mode is right."""
-    script = subprocess.run([sys.executable, "-c", READ_ONLY], check=True, capture_output=True, text=True)
+    script = subprocess.run([sys.executable, "-c", READ_ONLY + AS_NOBODY], check=True, capture_output=True, text=True)
     path, *printed = script.stdout.splitlines()[-5:]
     says = "expected a file that may be read and written; this one may not be"
     assert printed == [f"{path}/0.db: {says}", "again", f"{path}/1.db: {says}", "again"]
