@@ -108,12 +108,12 @@ def posted_at_once(backend: str, _directory: str, *, alerts: int, by_processor: 
                     address, content, headers = requests[number % 100]
                     (await client.post(address, content=content, headers=headers)).raise_for_status()
 
-            async with httpx2.AsyncClient() as client:
-                began = now()
-                async with anyio.create_task_group() as tasks:
-                    for _ in range(_AT_ONCE):
-                        tasks.start_soon(post, client)
-                return now() - began
+            began = now()
+            # The client is made within the time, as that of the outbox is.
+            async with httpx2.AsyncClient() as client, anyio.create_task_group() as tasks:
+                for _ in range(_AT_ONCE):
+                    tasks.start_soon(post, client)
+            return now() - began
 
         while True:
             yield alerts / anyio.run(run, backend=backend)
