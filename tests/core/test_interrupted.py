@@ -91,8 +91,16 @@ def interruptions(trail: AuditTrail) -> Iterator[None]:
 @pytest.mark.real_time
 @INTERRUPTED
 @pytest.mark.parametrize("is_started", [True, False], ids=["started", "not_started"])
-@pytest.mark.parametrize("is_kept", [True, False], ids=["outbox", "dispatcher"])
-@pytest.mark.parametrize("durability", ["write", "fsync"])
+@pytest.mark.parametrize(
+    ("durability", "is_kept"),
+    [
+        ("write", True),
+        ("fsync", False),
+        pytest.param("write", False, marks=pytest.mark.torture),
+        pytest.param("fsync", True, marks=pytest.mark.torture),
+    ],
+    ids=["write-outbox", "fsync-dispatcher", "write-dispatcher", "fsync-outbox"],
+)
 def test_a_thread_that_is_interrupted_can_go_on(
     durability: Literal["write", "fsync"], tmp_path: Path, *, is_kept: bool, is_started: bool
 ) -> None:
@@ -131,8 +139,15 @@ STORAGES: dict[str, Callable[[Path], AuditStorage]] = {
 @pytest.mark.slow
 @pytest.mark.real_time
 @INTERRUPTED
-@pytest.mark.parametrize("error", [TimeUp, Ended, TimeoutError])
-@pytest.mark.parametrize("kind", STORAGES)
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        # Each storage with an exception of one kind; `make torture` takes them all.
+        pytest.param(kind, error, marks=() if number % 3 == place % 3 else pytest.mark.torture)
+        for place, kind in enumerate(STORAGES)
+        for number, error in enumerate((TimeUp, Ended, TimeoutError))
+    ],
+)
 def test_a_time_limit_is_no_failure_of_the_storage(
     kind: str, error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
