@@ -20,7 +20,7 @@ by_file := --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 in_parallel := -n 4 $(by_file)
 # The others seldom wait, and a worker more has all of them to collect, which takes it seven seconds of work. What
 # `make check` runs is not run twice.
-quick := -n 3 $(by_file) -m "not slow and not torture" --ignore tests/test_structure.py --ignore tests/torture tests
+quick := -n 3 $(by_file) -m "not slow and not other_half and not torture" --ignore tests/test_structure.py --ignore tests/torture tests
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Most of what is installed is never imported: Python compiles the rest when it is.
 pip_install := -m pip install -qq --no-compile

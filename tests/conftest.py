@@ -97,12 +97,12 @@ LONGEST = (
 
 
 def _share_values(items: list[pytest.Item]) -> None:
-    """Of the values of a test, draw half for each backend, and mark them ``slow`` on the other."""
+    """Of the values of a test, draw half for each backend: its ``first_half``; what is left is its ``other_half``."""
     tests: dict[str, dict[object, list[pytest.Function]]] = {}
     for item in items:
         if not isinstance(item, pytest.Function) or "anyio_backend" not in item.fixturenames:
             continue
-        if not {"slow", "torture"}.intersection(mark.name for mark in item.iter_markers()):
+        if not {"slow", "slow_on_trio", "torture"}.intersection(mark.name for mark in item.iter_markers()):
             value = tuple(id(each) for name, each in item.callspec.params.items() if name != "anyio_backend")
             tests.setdefault(item.nodeid.partition("[")[0], {}).setdefault(value, []).append(item)
     for test, values in tests.items():
@@ -111,7 +111,8 @@ def _share_values(items: list[pytest.Item]) -> None:
             # The same each time; and not in turn: then one backend would have all that write, the other all that sync.
             random.Random(test).shuffle(on_both)  # noqa: S311
             for number, both in enumerate(on_both):
-                both[number % 2].add_marker(pytest.mark.slow)
+                both[number % 2].add_marker(pytest.mark.other_half)
+                both[1 - number % 2].add_marker(pytest.mark.first_half)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest looks for marks
@@ -134,12 +135,13 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest looks for marks of this kind
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test on asyncio alone if it is marked ``one_backend``; ``slow_on_trio`` marks it ``slow`` there."""
+    """Run a test on asyncio alone if it is marked ``one_backend``; ``slow_on_trio`` makes that its first half."""
     backends: list[Any] = []
     if metafunc.definition.get_closest_marker("one_backend"):
         backends = ["asyncio"]
     elif metafunc.definition.get_closest_marker("slow_on_trio"):
-        backends = ["asyncio", pytest.param("trio", marks=pytest.mark.slow)]
+        halves = (pytest.mark.first_half, pytest.mark.other_half)
+        backends = [pytest.param(name, marks=half) for name, half in zip(("asyncio", "trio"), halves, strict=True)]
     if backends:
         metafunc.definition.add_marker(pytest.mark.parametrize("anyio_backend", backends, indirect=True))
 
