@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
@@ -61,6 +60,7 @@ class CatchUp:
         policy: Says which of them alert.
         forwarder: Sends the alerts, and knows which events are still to be announced, and which alerts were missed.
         announce: Announces an event of an earlier run: a subclass of the trail may do so in its own way.
+        timeout: Seconds that it may take.
         health: Takes the failures.
     """
 
@@ -73,6 +73,7 @@ class CatchUp:
         policy: CompliancePolicy,
         forwarder: AlertForwarder,
         announce: Callable[[AuditEvent], Awaitable[None]],
+        timeout: float,
         health: Health,
     ) -> None:
         self._dispatcher = dispatcher
@@ -81,6 +82,7 @@ class CatchUp:
         self._policy = policy
         self._forwarder = forwarder
         self._announce = announce
+        self._timeout = timeout
         self._health = health
         self._head: ChainHead | None = None
         self._mark: ChainHead | None = None
@@ -233,8 +235,13 @@ class CatchUp:
             if compliance_alert.is_muted:
                 # The alert is not announced, so the mark must not move past its event.
                 raise DeliveryError("the signal compliance_alert is muted")
-            with contextlib.suppress(Exception):  # which the trail has logged
-                await self._announce(event)
+            try:
+                with anyio.fail_after(self._timeout), contained():
+                    await self._announce(event)
+            except Exception as error:
+                # Of a subclass of the trail, without which the alert is sent.
+                _log.error("announcing event %s raised %s", event.event_id, type(error).__qualname__)
+            else:
                 return
         self._forwarder.receive(self._sender, **self._policy.alert_about(event)._asdict())
 
