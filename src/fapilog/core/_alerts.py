@@ -65,7 +65,6 @@ class Alerts:
 
     Attributes:
         dispatcher: As given.
-        kept_in: Its method of that name; None if it keeps no alert in a storage.
         background: Runs the sends and the asynchronous receivers.
         aftermath: Knows which events are logged by receivers and dispatchers.
         announcer: Sends the signals.
@@ -92,7 +91,7 @@ class Alerts:
         stop_timeout: float,
     ) -> None:
         self.dispatcher: AlertDispatcher = require_dispatcher("alert_dispatcher", dispatcher)
-        self.kept_in: Callable[[object, Alert], Sequence[str]] | None = getattr(dispatcher, "kept_in", None)
+        self._kept_in: Callable[[object, Alert], Sequence[str]] | None = getattr(dispatcher, "kept_in", None)
         self._policy = policy
         self._storage = keeping.storage
         self._expected = expected
@@ -205,11 +204,11 @@ class Alerts:
 
     def kept(self, event: AuditEvent) -> list[KeptAlert]:
         """Return the alerts about *event* that the storage is to keep in the transaction that stores the event."""
-        if self.kept_in is None or compliance_alert.is_muted or not self._policy.alerts_on(event):
+        if self._kept_in is None or compliance_alert.is_muted or not self._policy.alerts_on(event):
             return []
         _, severity, channel = alert = self._policy.alert_about(self._policy.for_dispatch(handed_out(event)))
         try:
-            names = answer(self.kept_in, self._storage, alert)
+            names = answer(self._kept_in, self._storage, alert)
             return [KeptAlert(name, severity, channel, alert.event) for name in names]
         except (KeyboardInterrupt, SystemExit):
             raise
