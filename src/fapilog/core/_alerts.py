@@ -269,7 +269,7 @@ class Alerts:
         if self.background.home is not None:
             self.background.forget()
         self.catch_up = None
-        self.forwarder.resend_missed(is_on=False)
+        self.forwarder.resend_missed(None)
         self.forwarder.give_up()
         self.announcer.give_up()
 
