@@ -17,7 +17,6 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Coroutine, Iterable
-from contextlib import AbstractContextManager
 from contextvars import Context, ContextVar, copy_context
 from inspect import iscoroutine
 from types import TracebackType
@@ -31,11 +30,11 @@ from .tasks.strangers import Log, answer, tamed
 
 __all__ = [
     "AuditContext",
+    "KeptContext",
     "audit_context",
     "bind_audit_context",
     "completed",
     "current_audit_context",
-    "kept_context",
     "settled_context",
 ]
 
@@ -211,15 +210,6 @@ def _within(outer: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     return {**_outside(outer, values), **values} if outer else values
 
 
-def kept_context() -> AbstractContextManager[None]:
-    """
-    Return the blocks around this code, to be entered for code that belongs into them and runs when they are left.
-
-    Where it is entered again, it has the values that the code has bound in the meantime.
-    """
-    return _Kept()
-
-
 def settled_context() -> Context:
     """Return a copy of this context, with the values that functions have now in place of the functions."""
     context = copy_context()
@@ -284,8 +274,12 @@ class AuditContext:
             return await coroutine
 
 
-class _Kept:
-    """The blocks around a piece of code, with which another piece continues."""
+class KeptContext:
+    """
+    The blocks around this code, to be entered for code that belongs into them and runs when they are left.
+
+    Where it is entered again, it has the values that the code has bound in the meantime.
+    """
 
     __slots__ = ("_inside", "_outside")
 

@@ -1034,15 +1034,6 @@ async def test_a_storage_of_ones_own(recorder: Recorder, tmp_path: Path) -> None
     assert recorder.messages == ["m"]
 
 
-async def test_the_head_of_the_chain(trail: AuditTrail) -> None:
-    """The head is the newest event's number and checksum, also of a trail without any."""
-    assert await trail.head() == ChainHead(0, None)
-    for _ in range(3):
-        await trail.log_event(AuditEventType.DATA_ACCESS, "m")
-    (newest,) = await trail.get_events(limit=1)
-    assert await trail.head() == ChainHead(3, newest.checksum)
-
-
 async def test_a_trail_holds_its_heads(trail: AuditTrail, tmp_path: Path) -> None:
     """Every head that a trail had it holds; none that it had not, nor one that was cut off, replaced or altered."""
     heads = [await trail.head()]

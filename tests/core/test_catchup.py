@@ -140,7 +140,7 @@ async def test_alerts_that_arrive_do_not_wake_it(tmp_path: Path, monkeypatch: py
     async with AuditTrail(storage_path=tmp_path, alert_dispatcher=Keeper()) as trail:
         await anyio.wait_all_tasks_blocked()
         with monkeypatch.context() as patched:
-            patched.setattr(_catchup.CatchUp, "_has_work", property(looks.append))
+            patched.setattr(_catchup.CatchUp, "_want", looks.append)
             await log(trail, "1", "2", "3")
             await trail._alerts.background.settle()
         assert trail._alerts.counts["dispatched"] == 3

@@ -37,9 +37,8 @@ from fapilog import (
     alert_failed,
     compliance_alert,
 )
-from fapilog.core._health import MOST_OPEN
 from fapilog.core._incidentfiles import IncidentFiles
-from fapilog.core._incidents import STORING, VERIFICATION, Part
+from fapilog.core._incidents import MOST_OPEN, STORING, VERIFICATION, Part
 from fapilog.core.alerting import Reporter, reporter
 from fapilog.record.incidents import is_recovery, subject_of
 from tests.doubles.health import Rig

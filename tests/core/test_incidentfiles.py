@@ -37,9 +37,19 @@ from fapilog import (
     FileStorage,
 )
 from fapilog.core import _incidentfiles
-from fapilog.core._health import MOST_OPEN, TrailReporter
+from fapilog.core._health import TrailReporter
 from fapilog.core._incidentfiles import IncidentFiles
-from fapilog.core._incidents import DISPATCHING, END, LONGEST_TEXT, STORING, VERIFICATION, Incident, Part, new_id
+from fapilog.core._incidents import (
+    DISPATCHING,
+    END,
+    LONGEST_TEXT,
+    MOST_OPEN,
+    STORING,
+    VERIFICATION,
+    Incident,
+    Part,
+    new_id,
+)
 from fapilog.record.incidents import subject_of
 from fapilog.storage.memory import MemoryStorage
 from fapilog.testing import RecordingDispatcher

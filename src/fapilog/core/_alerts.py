@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
@@ -19,7 +18,7 @@ from ..tasks.background import Background
 from ..tasks.life import Life
 from ..tasks.loops import LoopClosedError, is_without_loop
 from ..tasks.portal import flush_at_exit, run_in
-from ..tasks.strangers import Log, answer, contained
+from ..tasks.strangers import Log, answer
 from ..tasks.threads import in_thread
 from ._forwarding import AlertForwarder
 from ._health import Health, TrailReporter
@@ -66,7 +65,6 @@ class Alerts:
 
     Attributes:
         dispatcher: As given.
-        kept_in: Its method of that name; None if it keeps no alert in a storage.
         background: Runs the sends and the asynchronous receivers.
         aftermath: Knows which events are logged by receivers and dispatchers.
         announcer: Sends the signals.
@@ -93,7 +91,7 @@ class Alerts:
         stop_timeout: float,
     ) -> None:
         self.dispatcher: AlertDispatcher = require_dispatcher("alert_dispatcher", dispatcher)
-        self.kept_in: Callable[[object, Alert], Sequence[str]] | None = getattr(dispatcher, "kept_in", None)
+        self._kept_in: Callable[[object, Alert], Sequence[str]] | None = getattr(dispatcher, "kept_in", None)
         self._policy = policy
         self._storage = keeping.storage
         self._expected = expected
@@ -206,11 +204,11 @@ class Alerts:
 
     def kept(self, event: AuditEvent) -> list[KeptAlert]:
         """Return the alerts about *event* that the storage is to keep in the transaction that stores the event."""
-        if self.kept_in is None or compliance_alert.is_muted or not self._policy.alerts_on(event):
+        if self._kept_in is None or compliance_alert.is_muted or not self._policy.alerts_on(event):
             return []
         _, severity, channel = alert = self._policy.alert_about(self._policy.for_dispatch(handed_out(event)))
         try:
-            names = answer(self.kept_in, self._storage, alert)
+            names = answer(self._kept_in, self._storage, alert)
             return [KeptAlert(name, severity, channel, alert.event) for name in names]
         except (KeyboardInterrupt, SystemExit):
             raise
@@ -271,7 +269,7 @@ class Alerts:
         if self.background.home is not None:
             self.background.forget()
         self.catch_up = None
-        self.forwarder.resend_missed(is_on=False)
+        self.forwarder.resend_missed(None)
         self.forwarder.give_up()
         self.announcer.give_up()
 
@@ -295,35 +293,30 @@ class Alerts:
         seconds, or none if the caller of `stop` was cancelled or the loop ends. The replication is left last of all, so
         that it copies the records about the end too.
         """
-        life = self._life
+        life, began = self._life, None
         assert life is not None  # noqa: S101 - entered by this life
-        async with self._replication or contextlib.nullcontext(), self._sending(trail, life, announce):
-            yield
-
-    @asynccontextmanager
-    async def _sending(self, trail: object, life: Life, announce: _Announce) -> AsyncGenerator[None]:
-        began = None
-        try:
-            await self.watch.warn_if_in_trouble()
-            if self._policy.enabled:
-                await self._expected.find()
-            await self.health.enter()
-            async with self._dispatcher_entered(trail, life), self.background.open():
-                await self.watch.look_soon()
-                async with self._catching_up(trail, announce):
-                    yield
-                    began = anyio.current_time()
-                    if self.catch_up is not None:
-                        await life.within(self._stop_timeout, self.catch_up.idle)
-                left = max(0.0, self._stop_timeout - (anyio.current_time() - began))
-                await life.within(left, self.background.settle)
-        finally:
-            with anyio.CancelScope(shield=True):
-                if began is None:
-                    self.forwarder.give_up("the trail could not be started")
-                await self._end()
-            # By `stop`, or with the event loop; not if it was never started, since its dispatcher can't be entered.
-            self.was_stopped = began is not None
+        async with self._replication or contextlib.nullcontext():
+            try:
+                await self.watch.warn_if_in_trouble()
+                if self._policy.enabled:
+                    await self._expected.find()
+                await self.health.enter()
+                async with self._dispatcher_entered(trail, life), self.background.open():
+                    await self.watch.look_soon()
+                    async with self._catching_up(trail, announce):
+                        yield
+                        began = anyio.current_time()
+                        if self.catch_up is not None:
+                            await life.within(self._stop_timeout, self.catch_up.idle)
+                    left = max(0.0, self._stop_timeout - (anyio.current_time() - began))
+                    await life.within(left, self.background.settle)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    if began is None:
+                        self.forwarder.give_up("the trail could not be started")
+                    await self._end()
+                # By `stop`, or with the event loop; not if it was never started, since its dispatcher can't be entered.
+                self.was_stopped = began is not None
 
     async def _end(self) -> None:
         """Report the alerts that are left, run the receivers of the reports, and close the files."""
@@ -381,7 +374,8 @@ class Alerts:
             storage=self._storage,
             policy=self._policy,
             forwarder=self.forwarder,
-            announce=functools.partial(self._announce_again, announce),
+            announce=announce,
+            timeout=self._timeout,
             health=self.health,
         ) as catch_up:
             self.catch_up = catch_up
@@ -389,12 +383,3 @@ class Alerts:
                 yield
             finally:
                 self.catch_up = None
-
-    async def _announce_again(self, announce: _Announce, event: AuditEvent) -> None:
-        try:
-            with anyio.fail_after(self._timeout), contained():
-                await announce(event)
-        except Exception as error:
-            # The exception of a subclass of the trail, which announces in its own way.
-            _log.error("announcing event %s raised %s", event.event_id, type(error).__qualname__)
-            raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
@@ -13,6 +12,7 @@ from ..record.chain import ChainHead, is_intact
 from ..record.errors import DeliveryError, reason
 from ..record.events import AuditEvent, Identity, identity_of
 from ..storage.protocol import AuditStorage, head_of, holds
+from ..tasks.loops import Condition
 from ..tasks.strangers import Log, contained
 from ._forwarding import AlertForwarder
 from ._health import Health
@@ -61,6 +61,7 @@ class CatchUp:
         policy: Says which of them alert.
         forwarder: Sends the alerts, and knows which events are still to be announced, and which alerts were missed.
         announce: Announces an event of an earlier run: a subclass of the trail may do so in its own way.
+        timeout: Seconds that it may take.
         health: Takes the failures.
     """
 
@@ -73,6 +74,7 @@ class CatchUp:
         policy: CompliancePolicy,
         forwarder: AlertForwarder,
         announce: Callable[[AuditEvent], Awaitable[None]],
+        timeout: float,
         health: Health,
     ) -> None:
         self._dispatcher = dispatcher
@@ -81,10 +83,15 @@ class CatchUp:
         self._policy = policy
         self._forwarder = forwarder
         self._announce = announce
+        self._timeout = timeout
         self._health = health
         self._head: ChainHead | None = None
         self._mark: ChainHead | None = None
         self._is_wanted = self._is_running = self._has_failed = False
+        # Notified when one of these three changes.
+        self._changed = Condition()
+        # The events of the page that is being looked at, and whether their alerts were missed meanwhile.
+        self._watched: dict[Identity, bool] = {}
         self._tasks: TaskGroup | None = None
 
     async def __aenter__(self) -> Self:
@@ -93,11 +100,11 @@ class CatchUp:
             with contained():
                 await self._find_mark()
         except Exception as error:
-            self._forwarder.resend_missed(is_on=True)
+            self._forwarder.resend_missed(self._resend_soon)
             self._complain(error)
             self._want()
         except BaseException:
-            self._forwarder.resend_missed(is_on=False)
+            self._forwarder.resend_missed(None)
             raise
         else:
             if self._mark != self._head:
@@ -114,7 +121,7 @@ class CatchUp:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._tasks is not None  # noqa: S101 - entered
-        self._forwarder.resend_missed(is_on=False)
+        self._forwarder.resend_missed(None)
         self._tasks.cancel_scope.cancel()
         try:
             await self._tasks.__aexit__(None, None, None)
@@ -125,9 +132,8 @@ class CatchUp:
     async def _run(self) -> None:
         wait = _WAIT
         while True:
-            await self._forwarder.missed.until(lambda: self._has_work)
+            await self._changed.until(lambda: self._is_wanted)
             self._is_wanted, self._is_running = False, True
-            self._forwarder.watch(())
             try:
                 with contained():
                     await self._catch_up()
@@ -149,24 +155,27 @@ class CatchUp:
 
     async def idle(self) -> None:
         """Wait until the dispatcher lacks no alert, or an attempt to resend has failed."""
-        await self._forwarder.missed.until(lambda: self._has_failed or not (self._is_running or self._has_work))
+        await self._changed.until(lambda: self._has_failed or not (self._is_running or self._is_wanted))
 
     def stored(self, sequence_number: int) -> None:
         """Take note, from any thread, of how far the trail has come."""
         if self._mark is not None and sequence_number - self._mark.sequence_number >= _MARK_EVERY:
             self._want()
 
-    @property
-    def _has_work(self) -> bool:
-        return self._is_wanted or self._forwarder.has_missed
+    def _resend_soon(self, missed: Identity) -> None:
+        """Take note, from any thread, that the alert about an event was missed."""
+        watched = self._watched
+        if missed in watched:
+            watched[missed] = True
+        self._want()
 
     def _want(self) -> None:
         self._is_wanted = True
-        self._forwarder.missed.notify()
+        self._changed.notify()
 
     def _end_attempt(self, *, failed: bool) -> None:
         self._is_running, self._has_failed = False, failed
-        self._forwarder.missed.notify()
+        self._changed.notify()
 
     async def _catch_up(self) -> None:
         if self._mark is None:
@@ -185,7 +194,7 @@ class CatchUp:
         # That of the first attempt: it is the mark of a new dispatcher, and no alert about an event up to there is
         # resent. While the dispatcher could not say its mark, events were stored whose alerts it may lack.
         head = self._head
-        self._forwarder.resend_missed(is_on=True)
+        self._forwarder.resend_missed(self._resend_soon)
         mark = await self._dispatcher.resume_from(head)
         if not await holds(self._storage, mark):
             cause = f"record {mark.sequence_number} is not the one that the dispatcher knows; it was cut, or is another"
@@ -205,12 +214,13 @@ class CatchUp:
         alerts = {
             identity_of(event): event for event in page if self._policy.alerts_on(event) and not is_of_aftermath(event)
         }
-        in_hand = self._forwarder.watch(alerts)
+        watched = self._watched = dict.fromkeys(alerts, False)
+        in_hand = self._forwarder.unreported()
         for identity in await self._lacking(alerts.values()):
             if identity not in in_hand:
                 await self._resend(alerts[identity])
-        missed = await self._forwarder.until_reported()
-        if await self._lacking(alerts[identity] for identity in missed):
+        await self._forwarder.until_reported(watched)
+        if await self._lacking(alerts[identity] for identity, is_missed in watched.items() if is_missed):
             raise DeliveryError("the dispatcher did not take the alerts")
         index = _last_in_order(page, self._mark.sequence_number)
         if index is None and len(page) < _PAGE:
@@ -233,8 +243,13 @@ class CatchUp:
             if compliance_alert.is_muted:
                 # The alert is not announced, so the mark must not move past its event.
                 raise DeliveryError("the signal compliance_alert is muted")
-            with contextlib.suppress(Exception):  # which the trail has logged
-                await self._announce(event)
+            try:
+                with anyio.fail_after(self._timeout), contained():
+                    await self._announce(event)
+            except Exception as error:
+                # Of a subclass of the trail, without which the alert is sent.
+                _log.error("announcing event %s raised %s", event.event_id, type(error).__qualname__)
+            else:
                 return
         self._forwarder.receive(self._sender, **self._policy.alert_about(event)._asdict())
 

@@ -68,9 +68,9 @@ class AlertForwarder:
     is started, alerts wait in a bounded buffer, and up to *concurrency* of them are sent at once, in the trail's event
     loop. While it is not, the call of `log_event` sends its alert itself.
 
-    It also knows the events that are announced as soon as they are stored, and the alerts that were missed: they found
-    the buffer full, or failed. While a catch-up resends these, an alert that finds the buffer full has no report yet:
-    it is received again.
+    It also knows the events that are announced as soon as they are stored. A catch-up is told of the alerts that were
+    missed: they found the buffer full, or failed. While there is one, an alert that finds the buffer full has no report
+    yet: it is received again.
 
     Args:
         dispatcher: Gets the alerts.
@@ -87,8 +87,6 @@ class AlertForwarder:
     Attributes:
         dispatched: How many alerts the dispatcher has taken.
         failed: How many alerts failed.
-        has_missed: Whether an alert was missed since `watch` was called.
-        missed: Notified when one was missed; the catch-up also notifies it when its own work begins and ends.
     """
 
     def __init__(
@@ -132,12 +130,9 @@ class AlertForwarder:
         self.failed: int = 0
         # By the id of an event that is to be announced, the loop that does so; None: a thread without a loop does.
         self._unannounced: dict[str, Loop | None] = {}
-        self._watched: frozenset[Identity] = frozenset()
-        self._missed: set[Identity] = set()
-        self._is_resending = False
-        self.has_missed: bool = False
-        self.missed: Condition = Condition()
-        # Apart from that: nobody waits for these changes but a catch-up that is under way.
+        # Resends an alert that was missed; None if nothing does.
+        self._resend_soon: Callable[[Identity], object] | None = None
+        # Nobody waits for changes but a catch-up that is under way.
         self._changed: Condition = Condition()
 
     @property
@@ -161,10 +156,12 @@ class AlertForwarder:
         Returns:
             Whether nothing resends it: it was not received yet, and there is no catch-up.
         """
-        is_lost = event_id in self._unannounced and not self._is_resending
+        resend_soon = self._resend_soon
+        is_lost = event_id in self._unannounced and resend_soon is None
         self._unannounced.pop(event_id, None)
-        self.has_missed = True
-        self.missed.notify()
+        if resend_soon is not None:
+            # Its number is not known here, if it has one.
+            resend_soon((event_id, None))
         self._changed.notify()
         return is_lost
 
@@ -201,16 +198,15 @@ class AlertForwarder:
         is_open = self._background.home is not None
         with self._lock:
             is_full = (len(self._buffer) if is_open else self._background.kept) >= self._limit
-            is_missed = is_full and self._miss(event)
-            if not is_missed:
+            if not is_full:
                 self._pending[pending] = None
-            if is_open and not is_full:
-                self._buffer.append(pending)
-                pending.is_taken = True
-        if is_missed:
-            self.missed.notify()
-        elif is_full:
-            self._report(pending, AlertBufferFullError(self._limit))
+                if is_open:
+                    self._buffer.append(pending)
+                    pending.is_taken = True
+        if is_full:
+            if not self._miss(event):
+                self._pending[pending] = None
+                self._report(pending, AlertBufferFullError(self._limit))
         elif not is_open:
             pending.loop = Loop.here()
             self._start(pending, self._send)
@@ -334,26 +330,24 @@ class AlertForwarder:
             with self._lock:
                 self.dispatched += error is None
                 self.failed += error is not None
-        if error is not None and self._miss(event):
-            self.missed.notify()
+        if error is not None:
+            self._miss(event)
         if self._changed.waiting:
             self._changed.notify()
         self._health.reported(report, pending.announced)
 
     # -- for the catch-up
 
-    def resend_missed(self, *, is_on: bool) -> None:
-        """Say that a catch-up resends the alerts that are missed from now on, or that none does."""
-        self._is_resending = is_on
+    def resend_missed(self, resend_soon: Callable[[Identity], object] | None) -> None:
+        """Have the function called, from any thread, for every alert that is missed from now on; None for no call."""
+        self._resend_soon = resend_soon
 
     def _miss(self, event: AuditEvent) -> bool:
-        """Note an alert for the catch-up to resend; return False if it can't, or if there is none."""
-        if not self._is_resending or event.sequence_number is None:
+        """Have the alert about *event* resent; return False if nothing resends it."""
+        resend_soon = self._resend_soon
+        if resend_soon is None or event.sequence_number is None:
             return False
-        with self._lock:
-            self.has_missed = True
-            if identity_of(event) in self._watched:
-                self._missed.add(identity_of(event))
+        resend_soon(identity_of(event))
         return True
 
     async def until_room(self) -> None:
@@ -365,18 +359,13 @@ class AlertForwarder:
         before = self._unannounced.copy()
         await self._until(lambda: before.keys().isdisjoint(self._unannounced))
 
-    def watch(self, identities: Collection[Identity]) -> frozenset[Identity]:
-        """Note from now on which of these events' alerts are missed; return the events whose alerts have no report."""
-        # Before: such an alert is resent like one that never came.
-        self._give_up_lost()
-        with self._lock:
-            self._watched, self._missed, self.has_missed = frozenset(identities), set(), False
-        return self._unreported()
+    def unreported(self) -> frozenset[Identity]:
+        """Return the events whose alerts have no report."""
+        return frozenset(identity_of(pending.alert.event) for pending in self._pending.copy())
 
-    async def until_reported(self) -> frozenset[Identity]:
-        """Wait until the alerts about all watched events have a report; return the events whose alerts were missed."""
-        await self._until(lambda: self._watched.isdisjoint(self._unreported()))
-        return frozenset(self._missed)
+    async def until_reported(self, events: Collection[Identity]) -> None:
+        """Wait until the alerts about all these *events* have a report."""
+        await self._until(lambda: self.unreported().isdisjoint(events))
 
     async def _until(self, holds: Callable[[], bool]) -> None:
         is_waiting = True
@@ -394,6 +383,3 @@ class AlertForwarder:
         for pending in tuple(self._pending.copy()):
             if pending.loop is not None and pending.loop.is_closed:
                 self._report(pending, AlertStoppedError())
-
-    def _unreported(self) -> frozenset[Identity]:
-        return frozenset(identity_of(pending.alert.event) for pending in self._pending.copy())

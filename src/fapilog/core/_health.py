@@ -28,6 +28,7 @@ from ._incidents import (
     DISPATCHING,
     END,
     LONGEST_TEXT,
+    MOST_OPEN,
     OWN,
     STORING,
     UNTRUSTED,
@@ -45,12 +46,10 @@ from .signals import Announcer, alert_attempted
 if TYPE_CHECKING:
     from ._incidentfiles import IncidentFiles
 
-__all__ = ["MOST_OPEN", "Health", "TrailReporter", "weakly"]
+__all__ = ["Health", "TrailReporter", "weakly"]
 
 _log: Final = Log("fapilog")
 
-# A dispatcher names its parts itself; names that change all the time must not fill the memory.
-MOST_OPEN: Final = 100
 # A part of a dispatcher may be gone with the configuration: then nothing ever reports that it works.
 _LONGEST: Final = 30 * 86_400.0
 

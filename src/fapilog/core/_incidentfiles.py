@@ -27,14 +27,13 @@ import msgspec
 from ..record.values import text
 from ..storage.files import OWNER, Access, make_directory, sync_directory
 from ..tasks.strangers import Log
-from ._incidents import LONGEST_TEXT, OWN, Incident, new_id
+from ._incidents import LONGEST_TEXT, MOST_OPEN, OWN, Incident, new_id
 
 __all__ = ["IncidentFiles"]
 
 _log: Final = Log("fapilog")
 
-# The most incidents that a process writes, and more bytes than the longest of them take.
-_MOST_INCIDENTS: Final = 100
+# More bytes than `MOST_OPEN` incidents take.
 _MAX_BYTES: Final = 2 << 20
 # A file that is taken over stays open until its successor is on the disk.
 _MOST_FILES: Final = 100
@@ -49,7 +48,7 @@ _UNFINISHED: Final = 60.0
 _NAME: Final = r"incidents-[0-9a-f]{32}\.(json|new)"
 
 
-_decode: Final = msgspec.json.Decoder(Annotated[list[Incident], msgspec.Meta(max_length=_MOST_INCIDENTS)]).decode
+_decode: Final = msgspec.json.Decoder(Annotated[list[Incident], msgspec.Meta(max_length=MOST_OPEN)]).decode
 
 
 class _Held(NamedTuple):

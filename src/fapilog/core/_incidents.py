@@ -20,6 +20,7 @@ __all__ = [
     "END",
     "FILES",
     "LONGEST_TEXT",
+    "MOST_OPEN",
     "OWN",
     "REPLICA",
     "RESUMING",
@@ -37,11 +38,14 @@ __all__ = [
 
 # Characters of a name or a cause that are kept: a recovery must fit into a record.
 LONGEST_TEXT: Final = 1000
+# Incidents that are open at once, in memory and in a file: a dispatcher names its parts itself, and names that change
+# all the time must not fill the memory.
+MOST_OPEN: Final = 100
 # Seconds that a part works before its incident is over, if it has failed soon after the one before; and the seconds
 # after which that is no longer soon.
 _SHORTEST: Final = 1.0
 _LONGEST: Final = 300.0
-# A dispatcher names its parts itself; names that change all the time must not fill the memory.
+# Parts whose failures are remembered; bounded for the same reason.
 _MOST_PARTS: Final = 200
 
 _Text = Annotated[str, msgspec.Meta(max_length=LONGEST_TEXT)]

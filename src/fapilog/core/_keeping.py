@@ -142,8 +142,7 @@ class Expected:
 
 def words_for(storage: AuditStorage) -> str:
     """Return the words for *storage* in a message. The repr of a storage that is not ours may have a password."""
-    kind = type(storage)
-    return repr(storage) if kind.__module__.startswith("fapilog.") else kind.__qualname__
+    return repr(storage) if is_ours(storage) else type(storage).__qualname__
 
 
 def archive_of(storage: AuditStorage, given: Archive | Path | str) -> Archive:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack, cast
@@ -27,7 +27,7 @@ from ..record.later import imported_later, loading
 from ..record.options import require, require_kind_or_none
 from ..record.parties import Target
 from ..record.privacy import Uncopied, leave_frames_out, without_frames
-from ..storage.protocol import AuditStorage, EventFilter, KeptAlert
+from ..storage.protocol import AuditStorage, EventFilter
 
 # Loaded with the trail, in this order, for the exit of the interpreter: the portal is closed before the commits are
 # finished. What they would register during the exit, for a trail that is first used then, would not be called.
@@ -465,10 +465,6 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
         """Whether no subclass decides which alerts are announced."""
         return getattr(self._send_compliance_alert, "__func__", None) is AuditTrail._send_compliance_alert
 
-    def _kept(self, event: AuditEvent) -> list[KeptAlert]:
-        """Return the alerts about *event*, which is announced next, that the storage keeps with it."""
-        return self._alerts.kept(event) if self._alerts.kept_in is not None and self._announces_all else []
-
     def _emit(self, event: AuditEvent) -> None:
         self._alerts.announcer.announce(compliance_alert, self, **self.policy.alert_about(event)._asdict())
 
@@ -487,9 +483,8 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
             await self._alerts.background.run(calls)
 
     async def _store_then_announce(self, event: AuditEvent, record: bytes, *, once: bool = False) -> None:
-        kept = self._kept(event)
         try:
-            stored = await self._expected(event, self._recorder.record(event, record, once=once, alerts=kept))
+            stored = await self._stored(event, record, self._recorder.record, once=once)
             if stored is None:
                 return
             self._follow(stored)
@@ -508,12 +503,15 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
         if self._rules is not None and stored.event_type in self._counted:
             self._rules.apply(stored)
 
-    async def _expected(self, event: AuditEvent, storing: Coroutine[Any, Any, Seal | None]) -> AuditEvent | None:
+    async def _stored(
+        self, event: AuditEvent, record: bytes, store: Callable[..., Awaitable[Seal | None]], *, once: bool = False
+    ) -> AuditEvent | None:
         """Return *event* with its place when it is stored, which is announced next; None if it is stored already."""
+        kept = self._alerts.kept(event) if self._announces_all else ()
         forwarder = self._alerts.forwarder
         forwarder.expect(event.event_id)
         try:
-            seal = await storing
+            seal = await store(event, record, once=once, alerts=kept)
         except StoringInterruptedError:
             raise
         except AuditStorageError:
@@ -536,8 +534,7 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
 
     async def _store_recovery(self, event: AuditEvent) -> AuditEvent:
         """Store the recovery of a part of the trail, which is announced next."""
-        storing = self._recorder.store(event, chain.body_to_store(event), alerts=self._kept(event))
-        return await self._expected(event, storing) or event
+        return await self._stored(event, chain.body_to_store(event), self._recorder.store) or event
 
     def _forget(self) -> None:
         # In a forked child.

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from types import FrameType, TracebackType
-from typing import Any, Concatenate, Final, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
+from typing import Any, Concatenate, Final, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 
 from ..record.damage import DamagedRecord
 from ..record.errors import StoringInterruptedError, reason
@@ -42,18 +42,18 @@ def _without_await(
     method: Callable[Concatenate[AuditTrail, P], Coroutine[Any, Any, T]],
 ) -> Callable[[Callable[..., object]], Callable[Concatenate[Any, P], T]]:
     """Make a function, of which only the name counts, the *method* of a trail without ``await``."""
+    # A decorator, since an attribute that is only assigned has no declared type for the checkers of our users.
     _made.append(method.__name__)
 
-    # Any, since the class is not there yet: libraries that check arguments at run time read the annotations here.
     def decorate(_: Callable[..., object]) -> Callable[Concatenate[Any, P], T]:
         @without_frames
         @functools.wraps(method)
-        def call(self: SyncAuditTrail, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
             # By its name: a subclass of the trail may override it.
-            bound: Callable[P, Coroutine[Any, Any, T]] = getattr(self._trail, method.__name__)  # pyright: ignore[reportPrivateUsage]
-            return self._call(functools.partial(bound, *args, **kwargs))  # pyright: ignore[reportPrivateUsage]
+            result: T = self._call(functools.partial(getattr(self._trail, method.__name__), *args, **kwargs))
+            return result
 
-        return cast("Callable[Concatenate[Any, P], T]", call)
+        return call
 
     return decorate
 

@@ -43,6 +43,9 @@ class Life:
             manager limits itself, by `within`.
         owner: Named in a `ResourceWarning` if the loop ends before `leave` was called; None for no warning, and for
             nothing at the exit.
+
+    Attributes:
+        is_hurried: Whether `hurry` was called, or the loop is ending.
     """
 
     def __init__(
@@ -57,8 +60,9 @@ class Life:
         self._owner = owner
         self._loop: Loop | None = None
         self._scope: anyio.CancelScope | None = None
-        self._patience: anyio.CancelScope | None = None
-        self._is_hurried = False
+        # The scope of a call of `within`.
+        self._within: anyio.CancelScope | None = None
+        self.is_hurried: bool = False
         # Entered, or ended before it was.
         self._settled = Event()
         self._leave = Event()
@@ -78,11 +82,6 @@ class Life:
         """Whether the loop was closed around it: no task of it runs any more, and the manager is never left."""
         loop = self._loop
         return loop is not None and not self._ended.is_set and loop.is_closed
-
-    @property
-    def is_hurried(self) -> bool:
-        """Whether `hurry` was called, or the loop is ending."""
-        return self._is_hurried
 
     @property
     def is_leaving(self) -> bool:
@@ -188,7 +187,7 @@ class Life:
 
     def hurry(self) -> None:
         """Make `within` return at once, and cancel the leaving if its time is limited; from any thread."""
-        self._is_hurried = True
+        self.is_hurried = True
         if self._loop is not None:
             with contextlib.suppress(LoopClosedError):
                 self._loop.call_soon(self._cut_short)
@@ -209,17 +208,17 @@ class Life:
             _log.error("leaving %s at the exit raised %s", type(self._manager).__qualname__, type(error).__qualname__)
 
     def _cut_short(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
+        if self._within is not None:
+            self._within.cancel()
         is_limited = self._leave_within is not None or not (self._was_entered or self._callers)
         if is_limited and self._leave.is_set and self._scope is not None:
             self._scope.cancel()
 
     async def within(self, seconds: float, call: Callable[[], Coroutine[Any, Any, object]]) -> None:
         """Await ``call()`` for *seconds* at most, or until the leaving is hurried; no other cancellation reaches it."""
-        with anyio.move_on_after(0 if self._is_hurried else seconds, shield=True) as self._patience:
+        with anyio.move_on_after(0 if self.is_hurried else seconds, shield=True) as self._within:
             await call()
-        self._patience = None
+        self._within = None
 
     async def _run(self) -> None:
         _current.set(self)
@@ -233,7 +232,7 @@ class Life:
                     try:
                         await self._leave.wait()
                     except anyio.get_cancelled_exc_class():
-                        self._is_hurried = True
+                        self.is_hurried = True
                     # From here on only the time that leaving may take ends it.
                     self._scope.shield = True
                     if self._leave_within is not None:

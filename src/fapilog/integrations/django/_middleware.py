@@ -15,7 +15,7 @@ from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperatio
 from django.http import FileResponse
 from django.utils.crypto import salted_hmac
 
-from ...context import audit_context, kept_context
+from ...context import KeptContext, audit_context
 from ...tasks.strangers import Log
 from .._headers import RECORDED, REQUEST_ID, environ_name, request_id
 from .._requests import GONE
@@ -145,7 +145,7 @@ class AuditMiddleware:
         response.headers[self._options.request_id_header] = request.META[REQUEST_ID]
         # The server runs a generator of the view later; a file runs no code of the site.
         if response.streaming and not isinstance(response, FileResponse):
-            chunks, block = response.streaming_content, kept_context()
+            chunks, block = response.streaming_content, KeptContext()
             response.streaming_content = _streaming(chunks, block) if response.is_async else _yielding(chunks, block)
             # A client that leaves early ends the generator.
             response.close = _inside(block, response.close)
