@@ -17,7 +17,7 @@ from ...record.events import AuditEvent
 from ...tasks.background import Background
 from ...tasks.fork import call_in_child
 from ...tasks.strangers import Log, contained
-from ._breaker import LONGEST_PAUSE, Breaker, Terms
+from ._breaker import Breaker, Terms
 from ._place import Answer, Claim, Ending, Request, Verdict
 from ._rows import OutboxState
 from ._store import SentDirectly, Store
@@ -32,9 +32,11 @@ _UNHURRIED: Final = 0.05
 _MENDING: Final = 5.0
 # Seconds by which two readings of two clocks may differ although neither was set.
 _UNSURE: Final = 1.0
-# Seconds between two counts of the alerts in the outbox, and between two removals of old receipts.
+# Seconds between two counts of the alerts in the outbox, two removals of old receipts, and two searches for times that
+# the wrong clock of another process has written.
 _STATE_EVERY: Final = 1.0
 _PRUNE_EVERY: Final = 3600.0
+_MEND_EVERY: Final = 3600.0
 
 
 class _Claims:
@@ -134,7 +136,7 @@ class Sender:
         self._lanes = 0
         self._all_begun = anyio.Event()
         self._is_stale = False
-        self._next_state = self._next_renewal = self._next_pruning = -math.inf
+        self._next_state = self._next_renewal = self._next_mending = self._next_pruning = -math.inf
         # When an operator last retried alerts, as the place told last, and as it had told when a broken route was last
         # tried; None: not yet. If they differ, the route is to be tried now, whatever the clocks say.
         self._retried_at: float | None = None
@@ -233,10 +235,10 @@ class Sender:
     async def _tell_store(self, *, room: int) -> Answer:
         """Tell the store the news and claim up to *room* alerts, in one transaction."""
         now, clock, claims = self._store.now(), anyio.current_time(), self._claims
-        was_set = not abs(now - clock - self._offset) <= _UNSURE
+        if not abs(now - clock - self._offset) <= _UNSURE:
+            # The clock was set. Until an exchange has succeeded: the times in the place are wrong.
+            self._next_state = self._next_renewal = self._next_mending = -math.inf
         self._offset = now - clock
-        prunes = clock >= self._next_pruning
-        longest_wait = 1.5 * max(LONGEST_PAUSE, self._terms.lease, *self._terms.schedule)
         request = Request(
             lease=claims.lease,
             now=now,
@@ -244,14 +246,14 @@ class Sender:
             endings=claims.endings,
             returned=claims.returned,
             held=claims.held.keys() | self._store.withheld,
-            renewed=list(claims.held.values()) if was_set or clock >= self._next_renewal else [],
+            renewed=list(claims.held.values()) if clock >= self._next_renewal else [],
             lasts=self._terms.lease,
             pause=self._breaker.asked_until - clock,
             recovered=self._breaker.recovered,
-            wants_state=was_set or clock >= self._next_state,
-            longest_wait=longest_wait,
-            mends=was_set or prunes,
-            keep=self._terms.keep if prunes else None,
+            wants_state=clock >= self._next_state,
+            longest_wait=self._terms.longest_wait,
+            mends=clock >= self._next_mending,
+            keep=self._terms.keep if clock >= self._next_pruning else None,
             room=room,
         )
         claims.endings, claims.returned = [], []
@@ -265,6 +267,8 @@ class Sender:
         if request.renewed:
             self._next_renewal = clock + self._terms.lease / 3
             claims.renew(answer.renewed, clock + self._terms.lease)
+        if request.mends:
+            self._next_mending = clock + _MEND_EVERY
         if request.keep is not None:
             self._next_pruning = clock + (0.0 if answer.more_to_prune else _PRUNE_EVERY)
         if answer.retried_at is not None:
