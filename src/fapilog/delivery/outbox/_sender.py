@@ -322,27 +322,24 @@ class Sender:
         """Send the alert once; the ending of the attempt is always kept in `_claims`."""
         event, severity, channel = claim.alert
         began_at, began, retried_at = self._store.now(), anyio.current_time(), self._retried_at
-        error: Exception | None = None
-        is_taken = False
+        cancelled = AlertCancelledError("unknown: the attempt was cancelled before there was an outcome")
+        error: Exception | None = cancelled
         try:
-            with anyio.move_on_after(self._terms.timeout):
+            with anyio.move_on_after(self._terms.timeout) as limit:
                 with contained():
                     await self._inner.send_alert(event, severity=severity, channel=channel)
-                is_taken = True
-            if not is_taken:
+                error = None
+            if limit.cancelled_caught:
                 error = AmbiguousDeliveryError(f"no outcome within {self._terms.timeout:g} s")
         except Exception as raised:
             error = raised
         finally:
             # Also where the attempt is cancelled: by the caller that leaves the outbox, or by the dispatcher itself.
             clock = anyio.current_time()
-            is_cancelled = error is None and not is_taken
-            if is_cancelled and self._leaving:
+            if error is cancelled and self._leaving:
                 error = AlertStoppedError("unknown: the outbox was left before there was an outcome")
                 verdict = Verdict("stopped", "pending", 0.0, claim.failures, claim.spent)
             else:
-                if is_cancelled:
-                    error = AlertCancelledError("unknown: the attempt was cancelled before there was an outcome")
                 verdict = self._breaker.judge(claim, error, clock)
             if self._breaker.probes:
                 self._tried_after = retried_at
