@@ -173,10 +173,8 @@ class Sender:
         """Send the alert about *event* here and now, if it is due."""
         if self._breaker.room(0, anyio.current_time()) <= 0:
             return
-        now, lasts = self._store.now(), max(self._terms.timeout, self._terms.lease)
-        name, lease = self._store.name, self._claims.lease
         try:
-            for each in await self._store.run(lambda queue: queue.claim(name, event, lease, now, lasts)):
+            for each in (await self._tell_store(room=1, event=event)).claims:
                 await self._attempt(each)
         finally:
             with anyio.CancelScope(shield=True):
@@ -232,8 +230,8 @@ class Sender:
             return look
         return max(0.0, min(answer.wait - (clock - began), look))
 
-    async def _tell_store(self, *, room: int) -> Answer:
-        """Tell the store the news and claim up to *room* alerts, in one transaction."""
+    async def _tell_store(self, *, room: int, event: AuditEvent | None = None) -> Answer:
+        """Tell the store the news and claim up to *room* alerts, or the one about *event*, in one transaction."""
         now, clock, claims = self._store.now(), anyio.current_time(), self._claims
         if not abs(now - clock - self._offset) <= _UNSURE:
             # The clock was set. Until an exchange has succeeded: the times in the place are wrong.
@@ -247,7 +245,8 @@ class Sender:
             returned=claims.returned,
             held=claims.held.keys() | self._store.withheld,
             renewed=list(claims.held.values()) if clock >= self._next_renewal else [],
-            lasts=self._terms.lease,
+            # No task renews the claim of a single alert.
+            lasts=self._terms.lease if event is None else max(self._terms.timeout, self._terms.lease),
             pause=self._breaker.asked_until - clock,
             recovered=self._breaker.recovered,
             wants_state=clock >= self._next_state,
@@ -255,6 +254,7 @@ class Sender:
             mends=clock >= self._next_mending,
             keep=self._terms.keep if clock >= self._next_pruning else None,
             room=room,
+            event=event,
         )
         claims.endings, claims.returned = [], []
         try:
