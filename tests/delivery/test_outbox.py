@@ -269,6 +269,17 @@ async def test_not_entered_it_makes_the_first_attempt(tmp_path: Path) -> None:
     assert await statuses(outbox, an_event(2)) == ["delivered"]
 
 
+async def test_a_caller_that_is_cancelled_when_it_was_left(tmp_path: Path) -> None:
+    """If its caller is cancelled, the attempt of an outbox that was left before was cancelled, and not stopped."""
+    inner = Scripted()
+    inner.delay = 100.0
+    async with make(inner, tmp_path) as outbox:
+        pass
+    with anyio.move_on_after(1.0):
+        await outbox.send_alert(an_event(), severity="critical")
+    assert [each.outcome for each in await outbox.history(an_event().event_id)] == ["cancelled"]
+
+
 @pytest.mark.slow_on_trio
 async def test_leaving_sends_what_is_due(tmp_path: Path) -> None:
     """A short-lived process leaves nothing behind that could be sent at once."""

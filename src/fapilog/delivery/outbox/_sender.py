@@ -336,7 +336,7 @@ class Sender:
         finally:
             # Also where the attempt is cancelled: by the caller that leaves the outbox, or by the dispatcher itself.
             clock = anyio.current_time()
-            if error is cancelled and self._leaving:
+            if error is cancelled and self._background.leaving:
                 error = AlertStoppedError("unknown: the outbox was left before there was an outcome")
                 verdict = Verdict("stopped", "pending", 0.0, claim.failures, claim.spent)
             else:
@@ -372,7 +372,7 @@ class Sender:
         self._store.report_attempt(report)
 
     def _next_attempt(self, verdict: Verdict) -> str:
-        if not self._store.entered:
+        if self._background.home is None and not self._background.leaving:
             return "it stays in the outbox, and this process retries it only when the outbox, or its trail, is started"
         if self._leaving:
             return "it stays in the outbox, and may wait until the outbox, or its trail, is started again"
