@@ -26,6 +26,7 @@ from fapilog.delivery.outbox._file.place import OutboxFile
 from fapilog.delivery.outbox._file.queue import FileQueue
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.damaged_outbox import GOOD, SPOILED, Spoilt, an_outbox, spoil, spoils
+from tests.doubles.outboxes import claim
 from tests.doubles.postgres import Server
 from tests.doubles.scripted_dispatcher import Scripted, an_event
 from tests.doubles.terminal import Terminal, colours
@@ -255,7 +256,7 @@ def test_it_shows_an_attempt_under_way(tmp_path: Path) -> None:
     file, now = OutboxFile(tmp_path / "alerts.db"), time.time()
     file.run([lambda queue: queue.put("slack", Alert(an_event(), "critical", None), now)])
     assert "never attempted" in run("show", file.path, number(1))[1]
-    file.run([lambda queue: queue.claim("slack", an_event(), "lease", now, 60)])
+    file.run([lambda queue: claim(queue, "slack", an_event(), "lease", now, lasts=60)])
     out = run("show", file.path, number(1))[1]
     assert "an attempt is under way" in out
     assert re.search(r"unknown +under way\n$", out)

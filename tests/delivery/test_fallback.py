@@ -121,17 +121,6 @@ async def test_each_attempt_is_announced() -> None:
     assert all((each.event, each.severity, each.channel) == (event(), "critical", "#on-call") for each in trail.reports)
 
 
-async def test_all_are_entered_and_left() -> None:
-    """What the dispatchers open is there when their turn comes, and is closed; also when one can't be opened."""
-    inner = [Managed(), Managed()]
-    async with Fallback([inner[0], NoopAlertDispatcher(), inner[1]]):
-        assert [each.entered for each in inner] == [1, 1]
-    assert [each.left for each in inner] == [1, 1]
-    with pytest.raises(OSError, match="no"):
-        await Fallback([inner[0], Managed(refuses=True)]).__aenter__()
-    assert inner[0].left == 2
-
-
 async def test_it_does_not_resume() -> None:
     """Nobody can say who lacks an alert, so it keeps nothing."""
     assert not isinstance(Fallback([NoopAlertDispatcher()]), DurableDispatcher)

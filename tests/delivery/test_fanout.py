@@ -183,14 +183,6 @@ async def test_memory_is_bounded() -> None:
     assert first.alerts[-1].event.sequence_number == 0
 
 
-async def test_all_are_entered_and_left() -> None:
-    """What the dispatchers open is closed with it."""
-    inner = [Managed(), Managed()]
-    async with FanOut([inner[0], NoopAlertDispatcher(), inner[1]]):
-        assert [(each.entered, each.left) for each in inner] == [(1, 0), (1, 0)]
-    assert [(each.entered, each.left) for each in inner] == [(1, 1), (1, 1)]
-
-
 async def test_when_one_can_not_be_entered_the_others_are_left() -> None:
     """What was opened before the one that refuses is closed, and what it raised is raised."""
     first, last = Managed(), Managed()

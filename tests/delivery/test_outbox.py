@@ -19,7 +19,6 @@ import anyio.to_thread
 import pytest
 
 from fapilog import (
-    AmbiguousDeliveryError,
     AuditEvent,
     AuditEventType,
     AuditTrail,
@@ -29,7 +28,6 @@ from fapilog import (
     PermanentDeliveryError,
     TransientDeliveryError,
 )
-from fapilog.core.alerting import Alert
 from fapilog.delivery.digest import Digest
 from fapilog.delivery.fallback import Fallback
 from fapilog.delivery.fanout import FanOut
@@ -45,22 +43,6 @@ BUSY = TransientDeliveryError("busy")
 
 
 # -- sending
-
-
-async def test_it_sends_what_it_takes(tmp_path: Path) -> None:
-    """What was taken is sent in the background, with the event, severity and channel that came, and has a receipt."""
-    inner = RecordingDispatcher()
-    event = an_event(message="opened", contains_phi=True, metadata={"door": 3})
-    async with make(inner, tmp_path) as outbox:
-        await outbox.send_alert(event, severity="critical", channel="#on-call")
-        [alert] = await inner.wait_for(1)
-        assert (alert.event, alert.severity, alert.channel) == (event, "critical", "#on-call")
-    found = await outbox.find(event.event_id)
-    assert found is not None
-    assert (found.status, found.attempts, found.reason, found.due_at) == ("delivered", 1, None, None)
-    assert (found.sequence_number, found.event_type) == (1, "security_violation")
-    [attempt] = await outbox.history(event.event_id)
-    assert (attempt.number, attempt.outcome, attempt.reason, attempt.took) == (1, "dispatched", None, 0)
 
 
 async def test_taking_does_not_wait_for_sending(tmp_path: Path) -> None:
@@ -143,24 +125,6 @@ async def test_the_schedule_is_kept(tmp_path: Path) -> None:
         assert (dead.event_id, dead.attempts, dead.reason) == (an_event().event_id, 12, "busy")
         history = await outbox.history(dead.event_id)
         assert [each.outcome for each in history] == ["transient"] * 12
-
-
-@pytest.mark.parametrize(
-    ("error", "outcome", "reason"),
-    [
-        (TransientDeliveryError("busy"), "transient", "busy"),
-        (AmbiguousDeliveryError("no answer"), "ambiguous", "no answer"),
-        (ValueError("t0k3n"), "error", "ValueError"),
-    ],
-)
-async def test_what_may_help_is_tried_again(tmp_path: Path, error: Exception, outcome: str, reason: str) -> None:
-    """A failure that is not permanent is tried again, and its reason is kept unless it may hold a secret."""
-    inner = Scripted(error, None)
-    async with make(inner, tmp_path) as outbox:
-        await outbox.send_alert(an_event(), severity="critical")
-        await until(lambda: len(inner.calls) == 2)
-    first, second = await outbox.history(an_event().event_id)
-    assert (first.outcome, first.reason, second.outcome, second.reason) == (outcome, reason, "dispatched", None)
 
 
 async def test_an_attempt_that_hangs_is_ended(tmp_path: Path) -> None:
@@ -303,6 +267,17 @@ async def test_not_entered_it_makes_the_first_attempt(tmp_path: Path) -> None:
     async with outbox:
         await until(lambda: len(inner.calls) == 3)
     assert await statuses(outbox, an_event(2)) == ["delivered"]
+
+
+async def test_a_caller_that_is_cancelled_when_it_was_left(tmp_path: Path) -> None:
+    """If its caller is cancelled, the attempt of an outbox that was left before was cancelled, and not stopped."""
+    inner = Scripted()
+    inner.delay = 100.0
+    async with make(inner, tmp_path) as outbox:
+        pass
+    with anyio.move_on_after(1.0):
+        await outbox.send_alert(an_event(), severity="critical")
+    assert [each.outcome for each in await outbox.history(an_event().event_id)] == ["cancelled"]
 
 
 @pytest.mark.slow_on_trio
@@ -451,56 +426,6 @@ async def test_what_the_block_raises_passes(tmp_path: Path) -> None:
 # -- several
 
 
-@pytest.mark.slow_on_trio
-async def test_another_takes_over_when_the_lease_ends(tmp_path: Path) -> None:
-    """What one that died was sending is sent by another when the lease is over, and the attempt is kept as unknown."""
-    dead, alive = RecordingDispatcher(wait=anyio.sleep_forever), Scripted()
-    first = make(dead, tmp_path, lease=60.0, timeout=1e6, stop_timeout=0)
-    second = make(alive, tmp_path, lease=60.0)
-    async with first:
-        await first.send_alert(an_event(), severity="critical")
-        await dead.wait_for(1)
-        await anyio.sleep(1.5)
-        # As if it had died: it does not renew the lease any more.
-        first._sender._next_renewal = float("inf")
-        async with second:
-            began = anyio.current_time()
-            await until(lambda: alive.calls)
-            assert 50 <= alive.calls[0].at - began <= 121
-            await until(lambda: not second.state.pending)
-    assert await statuses(second, an_event()) == ["delivered"]
-    unknown, delivered = await second.history(an_event().event_id)
-    assert (unknown.outcome, delivered.outcome) == ("stopped", "dispatched")
-
-
-@pytest.mark.slow_on_trio
-async def test_a_lease_is_renewed(tmp_path: Path) -> None:
-    """An attempt that takes longer than a lease is not made twice."""
-    slow, other = Scripted(), Scripted()
-    slow.delay = 100.0
-    first, second = make(slow, tmp_path, lease=15.0, timeout=2000.0), make(other, tmp_path, lease=15.0)
-    async with first:
-        await first.send_alert(an_event(), severity="critical")
-        await until(lambda: slow.calls)
-        async with second:
-            await anyio.sleep(150)
-            assert not other.calls
-    assert await statuses(first, an_event()) == ["delivered"]
-
-
-@pytest.mark.slow_on_trio
-async def test_each_alert_is_sent_by_one(tmp_path: Path) -> None:
-    """Of several outboxes with one name, each alert is sent by one."""
-    inner = Scripted()
-    inner.delay = 0.5
-    async with make(inner, tmp_path) as first, make(inner, tmp_path) as second:
-        for number in range(1, 101):
-            await (first if number % 2 else second).send_alert(an_event(number), severity="critical")
-        await until(lambda: len(inner.calls) >= 100)
-        await anyio.sleep(2000)
-    assert len(inner.calls) == len(set(inner.ids)) == 100
-
-
 async def test_names_keep_outboxes_apart(tmp_path: Path) -> None:
     """Two outboxes in one file have their own alerts, marks and pauses."""
     slow, fast = Scripted(TransientDeliveryError("slowly", retry_after=1e4)), Scripted()
@@ -514,24 +439,6 @@ async def test_names_keep_outboxes_apart(tmp_path: Path) -> None:
         assert await first.resume_from(ChainHead(20, "d")) == ChainHead(5, "a")
         assert await second.resume_from(ChainHead(20, "d")) == ChainHead(9, "c")
     assert (len(await first.pending()), len(await second.pending())) == (1, 0)
-
-
-# -- resuming
-
-
-async def test_the_mark(tmp_path: Path) -> None:
-    """A new outbox begins at the head of the trail, lacks what came after its mark, and its mark never goes back."""
-    outbox = make(NoopAlertDispatcher(), tmp_path)
-    assert outbox.resumes
-    alerts = [Alert(an_event(number), "critical", None) for number in range(1, 11)]
-    assert await outbox.resume_from(ChainHead(4, "x")) == ChainHead(4, "x")
-    await outbox.send_alert(an_event(6), severity="critical")
-    assert [alert.event.sequence_number for alert in await outbox.lacking(alerts)] == [5, 7, 8, 9, 10]
-    await outbox.resumed_to(ChainHead(8, "y"))
-    await outbox.resumed_to(ChainHead(2, "z"))
-    assert await make(NoopAlertDispatcher(), tmp_path).resume_from(ChainHead(10, "w")) == ChainHead(8, "y")
-    assert [alert.event.sequence_number for alert in await outbox.lacking(alerts)] == [9, 10]
-    assert await outbox.resume_from(ChainHead(3, "v"), anew=True) == ChainHead(3, "v")
 
 
 # -- receipts
@@ -615,16 +522,6 @@ async def test_what_is_delivered_is_not_kept(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "alerts.db") as connection:
         assert connection.execute("SELECT event FROM alerts").fetchall() == [(None,)]
     connection.close()
-
-
-@pytest.mark.slow
-async def test_only_the_last_attempts_are_kept(tmp_path: Path) -> None:
-    """Of an alert that is tried very often the last hundred attempts are kept."""
-    inner = Scripted(*[TransientDeliveryError("slowly", retry_after=1.0)] * 105, None)
-    async with make(inner, tmp_path) as outbox:
-        await outbox.send_alert(an_event(), severity="critical")
-        await until(lambda: len(inner.calls) == 106, step=60.0)
-    assert [each.number for each in await outbox.history(an_event().event_id)] == list(range(7, 107))
 
 
 @pytest.mark.slow_on_trio

@@ -32,7 +32,7 @@ from fapilog.delivery.outbox._file.place import OutboxFile
 from fapilog.delivery.outbox._file.queue import FileQueue
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.failing_database import Disk, Fails, database_error, nothing
-from tests.doubles.outboxes import glob, make, owned, statuses, until
+from tests.doubles.outboxes import DAY, clock, glob, make, owned, statuses, until
 from tests.doubles.scripted_dispatcher import Scripted, an_event
 
 BUSY = TransientDeliveryError("busy")
@@ -246,6 +246,20 @@ async def test_all_statements_fail_for_a_while(tmp_path: Path, disk: Disk, first
         assert await play(disk, tmp_path / str(wanted), nth(wanted, IO_ERROR, more=8)) == EACH_ONCE, wanted
         if disk.count < wanted:
             break
+
+
+async def test_a_clock_that_is_set_while_the_file_fails(tmp_path: Path, disk: Disk) -> None:
+    """An alert waits no longer than it was to, also if its file failed when its clock was set back."""
+    inner, ahead = Scripted(BUSY, None), 3 * DAY
+    async with make(inner, tmp_path, now=lambda: clock() + ahead, lease=15.0, schedule=[300.0]) as outbox:
+        await outbox.send_alert(an_event(1), severity="critical")
+        await until(lambda: inner.calls)
+        disk.fails = lambda _, statement: FULL if statement.startswith("UPDATE") else None
+        ahead = 0.0
+        await anyio.sleep(60)
+        disk.work()
+        await anyio.sleep(400)
+    assert len(inner.calls) == 2
 
 
 async def test_a_file_that_can_only_be_read(tmp_path: Path, disk: Disk) -> None:

@@ -27,7 +27,7 @@ from fapilog.delivery.outbox._place import Queue
 from fapilog.delivery.outbox.postgres import PostgresOutbox
 from fapilog.storage.postgres import PostgresStorage
 from fapilog.testing import RecordingDispatcher
-from tests.doubles.outboxes import Told, look_often, renewed, statuses
+from tests.doubles.outboxes import Told, claim, look_often, renewed, statuses
 from tests.doubles.scripted_dispatcher import Scripted, an_event
 
 pytestmark = pytest.mark.real_time
@@ -236,14 +236,14 @@ async def test_what_a_dead_process_held_is_taken_over(make: Make) -> None:
     dead = make(NotCalled())
     now, began = time.time(), time.monotonic()
     # In one transaction: between two of them the lease might run out.
-    _, [claim], none = dead._store.place.run(
+    _, [claimed], none = dead._store.place.run(
         [
             lambda queue: queue.put("alerts", Alert(an_event(), "critical", None), now),
-            lambda queue: queue.claim("alerts", an_event(), "theirs", now, 1.0),
-            lambda queue: queue.claim("alerts", an_event(), "mine", now, 1.0),
+            lambda queue: claim(queue, "alerts", an_event(), "theirs", now, lasts=1.0),
+            lambda queue: claim(queue, "alerts", an_event(), "mine", now, lasts=1.0),
         ]
     )
-    assert claim.attempt == 1
+    assert claimed.attempt == 1
     assert none == []
     dead._store.place.close()
     inner = RecordingDispatcher()

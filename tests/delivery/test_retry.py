@@ -224,26 +224,6 @@ async def test_a_wait_is_no_business_of_a_log_that_raises() -> None:
     assert inner.waits == [0.5, 1.0]
 
 
-async def test_the_inner_one_is_entered_and_left() -> None:
-    """What *inner* opens is closed with it, also when a trail does both; what opens nothing is taken as it is."""
-    inner = Scripted(None)
-    async with Retrying(inner):
-        assert inner.entered == 1
-    assert not inner.entered
-    async with Retrying(NoopAlertDispatcher()) as retrying:
-        await retrying.send_alert(EVENT, severity="info")
-
-
-@pytest.mark.real_time
-async def test_a_trail_enters_it(tmp_path: Path) -> None:
-    """An `AuditTrail` takes it like any dispatcher."""
-    inner = Scripted(None)
-    async with AuditTrail(storage_path=tmp_path, alert_dispatcher=Retrying(inner)) as trail:
-        assert inner.entered == 1
-        await trail.log_security_event(AuditEventType.SECURITY_VIOLATION, "someone opened the safe")
-    assert (inner.entered, len(inner.calls)) == (0, 1)
-
-
 async def test_cancellation_passes() -> None:
     """A cancelled wait ends at once."""
     inner = Scripted(BUSY)

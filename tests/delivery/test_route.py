@@ -130,14 +130,6 @@ async def test_all_are_entered_once_and_left() -> None:
     assert (shared.left, default.left) == (1, 1)
 
 
-async def test_when_one_can_not_be_entered_the_others_are_left() -> None:
-    """What was opened before the one that refuses is closed."""
-    first = Managed()
-    with pytest.raises(OSError, match="no"):
-        await Route({when(severity="info"): first}, default=Managed(refuses=True)).__aenter__()
-    assert (first.entered, first.left) == (1, 1)
-
-
 async def test_each_is_asked_for_the_alerts_of_its_own_routes() -> None:
     """What is routed to one that keeps nothing is not asked for, and the order is that of the alerts."""
     odd, even, plain = Keeping(1), Keeping(4), RecordingDispatcher()

@@ -13,6 +13,7 @@ from fapilog.core.alerting import Alert
 from fapilog.delivery.outbox._file.place import OutboxFile
 from fapilog.delivery.outbox._file.queue import FileQueue
 from fapilog.delivery.outbox._place import Ending, Request, Verdict
+from tests.doubles.outboxes import claim
 from tests.doubles.scripted_dispatcher import an_event
 
 __all__ = ["GOOD", "NUMBERS", "SPOILED", "Spoilt", "an_outbox", "spoil", "spoil_outbox", "spoils"]
@@ -66,9 +67,9 @@ def an_outbox(path: Path, now: float, name: str = "alerts") -> None:
     def fill(queue: FileQueue) -> None:
         for event in (SPOILED, *GOOD):
             queue.put(name, Alert(event, "critical", "#on-call"), now)
-        [claim] = queue.claim(name, SPOILED, "theirs", now, 60)
+        [claimed] = claim(queue, name, SPOILED, "theirs", now, lasts=60)
         dead = Verdict("permanent", "dead", wait=0.0, failures=1, spent=0.0)
-        ending = Ending(claim, dead, now, took=0.1, reason=str(PermanentDeliveryError("gone")), next_at=0.0)
+        ending = Ending(claimed, dead, now, took=0.1, reason=str(PermanentDeliveryError("gone")), next_at=0.0)
         queue.exchange(name, Request("theirs", now, 0.0, lasts=60.0, longest_wait=60.0, endings=[ending]))
         queue.retry(name, None, now)
 

@@ -13,10 +13,12 @@ from fapilog import AuditEvent, DeliveryReport
 from fapilog.core.alerting import reporter
 from fapilog.delivery.outbox import Outbox, _sender
 from fapilog.delivery.outbox._outbox import AnyOutbox
+from fapilog.delivery.outbox._place import Claim, Queue, Request
 
 __all__ = [
     "DAY",
     "Told",
+    "claim",
     "clock",
     "glob",
     "leased_until",
@@ -83,6 +85,12 @@ async def until(condition: Callable[[], object], *, step: float = 1.0) -> None:
     with anyio.fail_after(40 * DAY):
         while not condition():  # noqa: ASYNC110  the clock jumps
             await anyio.sleep(max(step, (anyio.current_time() - began) / 100))
+
+
+def claim(queue: Queue, outbox: str, event: AuditEvent, lease: str, now: float, *, lasts: float) -> list[Claim]:
+    """Claim the alert about *event* for *lasts* seconds, as a sender does."""
+    request = Request(lease, now, 0.0, lasts=lasts, longest_wait=lasts, room=1, event=event)
+    return queue.exchange(outbox, request).claims
 
 
 def glob(directory: Path, pattern: str) -> list[Path]:

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import time
-import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -15,8 +14,6 @@ from urllib.request import urlopen
 
 import anyio
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from fapilog import (
     AmbiguousDeliveryError,
@@ -145,21 +142,6 @@ async def test_a_retry_goes_to_those_that_failed(replicas: list[Origin]) -> None
         assert [len(replica.requests) for replica in replicas] == [4, 2, 3]
 
 
-async def test_another_alert_goes_to_all(replicas: list[Origin]) -> None:
-    """What is remembered is of one event, one severity and one channel."""
-    replicas[0].script(Answer(503))
-    async with at(replicas) as dispatcher:
-        for event, severity, channel in (
-            (an_event(), "info", None),
-            (an_event(), "info", "#a"),
-            (an_event(), "error", None),
-            (an_event(event_id="another"), "info", None),
-        ):
-            with pytest.raises(TransientDeliveryError):
-                await dispatcher.send_alert(event, severity=severity, channel=channel)
-    assert [len(replica.requests) for replica in replicas] == [4, 4, 4]
-
-
 @pytest.mark.one_backend
 async def test_a_200_is_enough(origin: Origin) -> None:
     """A 200 says that a replica has the alert, whatever packed the rest."""
@@ -184,18 +166,6 @@ async def test_a_hanging_replica_does_not_hold_up_the_others(replicas: list[Orig
         assert [len(replica.requests) for replica in replicas] == [1, 1, 1]
         await dispatcher.send_alert(an_event(), severity="info")
     assert [len(replica.requests) for replica in replicas] == [2, 1, 1]
-
-
-async def test_memory_is_bounded(replicas: list[Origin]) -> None:
-    """Of what was never tried again, only the last thousand alerts are remembered."""
-    replicas[0].script(Answer(503))
-    async with at(replicas[:2]) as dispatcher:
-        for number in range(1002):
-            dispatcher._partial.delivered(Alert(an_event(event_id=str(number)), "info", None), 1)
-        for number in (0, 1001):
-            with pytest.raises(DeliveryError):
-                await dispatcher.send_alert(an_event(event_id=str(number)), severity="info")
-    assert [len(replica.requests) for replica in replicas] == [2, 1, 0]
 
 
 KINDS = [
@@ -256,20 +226,6 @@ def test_options_are_checked(options: dict[str, Any], words: str) -> None:
     with pytest.raises((TypeError, ValueError), match=words) as caught:
         AlertmanagerDispatcher(**{"urls": ["https://am"], **options})
     assert "s3cr3t" not in str(caught.value)
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(words=st.text(max_size=3000) | st.text("<!channel>@\r\n\0\x1b{{}}", max_size=30))
-def test_hostile_text_fits(words: str) -> None:
-    """Whatever an event says, the labels have one line and their limit, and all of it stays small."""
-    event = an_event(message=words, component=words, operation=words, metadata={words: [words] * 20})
-    dispatcher = AlertmanagerDispatcher(urls=["https://am"], disclosure=Disclosure.FULL)
-    content = dispatcher._content(dispatcher._render(event, "info"), "key", words, datetime.now(UTC))
-    assert len(content) < 20_000
-    [alert] = json.loads(content)
-    assert all(0 < len(value) <= 200 for value in alert["labels"].values())
-    assert not any(unicodedata.category(each) in {"Cc", "Zl", "Zp"} for each in "".join(alert["labels"].values()))
-    assert all(isinstance(value, str) for value in alert["annotations"].values())
 
 
 @pytest.mark.slow_on_trio

@@ -378,6 +378,8 @@ RARE: list[tuple[BaseException, str]] = [
     (TimeoutError(errno.ETIMEDOUT, "s3cr3t"), "no answer in time"),
     (refused(23), "the certificate was revoked"),
     (refused(79), "the certificate is not accepted, code 79 of OpenSSL"),
+    (ssl.SSLError("s3cr3t"), "the connection was closed"),
+    (ssl.SSLCertVerificationError("s3cr3t"), "the certificate is not accepted, code 0"),
     (ValueError("s3cr3t"), "Exception"),
     (ExceptionGroup("s3cr3t", [ValueError(), ConnectionRefusedError()]), "the connection was refused"),
 ]

@@ -12,6 +12,7 @@ import anyio
 from ..core.alerting import (
     Alert,
     AlertDispatcher,
+    DeliveryReport,
     DurableDispatcher,
     Reporter,
     is_resuming,
@@ -82,6 +83,7 @@ class Wrapper:
     """
 
     def __init__(self, dispatchers: Sequence[AlertDispatcher]) -> None:
+        self._dispatchers: Final = dispatchers
         self._managers = Managers(dispatchers)
         # The reporter of the trail, while this is entered.
         self._reporter: Reporter | None = None
@@ -97,13 +99,31 @@ class Wrapper:
         self._reporter = None
         await self._managers.leave()
 
+    def _report(
+        self, alert: Alert, error: Exception | None, *, target: str, attempt: int, called: float, began: float
+    ) -> None:
+        """
+        Report an attempt, from *began* to now, to the trail; the alert came at *called*, on the event loop's clock.
+
+        The *target* is the name of the dispatcher's type; *error* is None if the dispatcher has taken the alert.
+        """
+        if self._reporter is not None:
+            self._reporter.attempted(
+                DeliveryReport(
+                    event=alert.event,
+                    severity=alert.severity,
+                    channel=alert.channel,
+                    waited=began - called,
+                    took=anyio.current_time() - began,
+                    error=error,
+                    target=target,
+                    attempt=attempt,
+                )
+            )
+
 
 class ResumingWrapper(Wrapper):
     """A wrapper that resumes if a dispatcher inside of it does: its mark is the oldest of theirs."""
-
-    def __init__(self, dispatchers: Sequence[AlertDispatcher]) -> None:
-        super().__init__(dispatchers)
-        self._dispatchers: Final = dispatchers
 
     @property
     def resumes(self) -> bool:

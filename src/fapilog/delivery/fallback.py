@@ -13,7 +13,7 @@ from typing import Final
 
 import anyio
 
-from ..core.alerting import Alert, AlertDispatcher, DeliveryReport
+from ..core.alerting import Alert, AlertDispatcher
 from ..core.partial import combined
 from ..record.errors import AmbiguousDeliveryError, reason
 from ..record.events import AuditEvent
@@ -57,8 +57,7 @@ class Fallback(Wrapper):
     """
 
     def __init__(self, dispatchers: Iterable[AlertDispatcher], *, timeout: float = 10.0) -> None:
-        self._dispatchers = checked(dispatchers)
-        super().__init__(self._dispatchers)
+        super().__init__(checked(dispatchers))
         self._kinds = kinds(self._dispatchers)
         self._timeout = require("timeout", timeout, above=0)
 
@@ -96,19 +95,7 @@ class Fallback(Wrapper):
         """Send *alert* to a dispatcher, report the attempt, and return the error; None if it has the alert."""
         began = anyio.current_time()
         error = await deliver(self._dispatchers[number], alert, self._timeout)
-        if self._reporter is not None:
-            self._reporter.attempted(
-                DeliveryReport(
-                    event=alert.event,
-                    severity=alert.severity,
-                    channel=alert.channel,
-                    waited=began - called,
-                    took=anyio.current_time() - began,
-                    error=error,
-                    target=self._kinds[number],
-                    attempt=number + 1,
-                )
-            )
+        self._report(alert, error, target=self._kinds[number], attempt=number + 1, called=called, began=began)
         return error
 
     def _log(self, event: AuditEvent, number: int, failures: dict[int, Exception]) -> None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from itertools import count
 from typing import Final
 
 import anyio
 import msgspec
 
-from ..core.alerting import AlertDispatcher, DeliveryReport, pause_of, require_dispatcher
+from ..core.alerting import Alert, AlertDispatcher, pause_of, require_dispatcher
 from ..record.errors import AmbiguousDeliveryError, TransientDeliveryError
 from ..record.events import AuditEvent
 from ..record.options import require, require_bool, require_callable
@@ -118,19 +119,20 @@ class Retrying(Wrapper):
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Send the alert to *inner*, again and again if need be."""
+        alert = Alert(event, severity, channel)
         called = anyio.current_time()
         end = called + self._timeout
-        number = 0
-        while True:
+        for number in count(1):
             await self._wait_out_the_pause(end)
-            number += 1
             began = anyio.current_time()
-            error = await self._try_once(end, event, severity, channel)
+            error = await self._try_once(end, alert)
             now = anyio.current_time()
             wait = self._wait_after(error, number)
             if wait is not None and now + wait >= end:
                 wait = None
-            self._report(
+            target = type(self._inner).__qualname__
+            self._report(alert, error, target=target, attempt=number, called=called, began=began)
+            self._tell(
                 Attempt(
                     event=event,
                     severity=severity,
@@ -139,8 +141,7 @@ class Retrying(Wrapper):
                     took=now - began,
                     error=error,
                     wait=wait,
-                ),
-                waited=began - called,
+                )
             )
             if error is None:
                 return
@@ -148,12 +149,12 @@ class Retrying(Wrapper):
                 raise error
             await anyio.sleep(wait)
 
-    async def _try_once(self, end: float, event: AuditEvent, severity: str, channel: str | None) -> Exception | None:
+    async def _try_once(self, end: float, alert: Alert) -> Exception | None:
         """Call *inner* until the time is over, and return its exception."""
         with anyio.CancelScope(deadline=end):
             try:
                 with contained():
-                    await self._inner.send_alert(event, severity=severity, channel=channel)
+                    await self._inner.send_alert(alert.event, severity=alert.severity, channel=alert.channel)
             except Exception as error:
                 return error
             return None
@@ -182,20 +183,7 @@ class Retrying(Wrapper):
     def _jitter(self) -> float:
         return random.uniform(0, self._wait_jitter)  # noqa: S311  spreads load
 
-    def _report(self, attempt: Attempt, *, waited: float) -> None:
-        if self._reporter is not None:
-            self._reporter.attempted(
-                DeliveryReport(
-                    event=attempt.event,
-                    severity=attempt.severity,
-                    channel=attempt.channel,
-                    waited=waited,
-                    took=attempt.took,
-                    error=attempt.error,
-                    target=type(self._inner).__qualname__,
-                    attempt=attempt.number,
-                )
-            )
+    def _tell(self, attempt: Attempt) -> None:
         if attempt.wait is not None:
             _log.warning(
                 "try %d to deliver the alert about event %s failed, the next is in %.1f s: %s",

@@ -201,22 +201,15 @@ def by_status(name: str, answer: Answer) -> DeliveryError | None:
         return None
     if httpx2.codes.is_redirect(status):
         return BrokenRouteError(f"{where}: a redirect, which is not followed; configure the new address")
-    return _refusal(name, answer)
-
-
-def _refusal(name: str, answer: Answer) -> DeliveryError:
-    status = answer.status
-    where = f"{name}: status {status}"
     advice = _ADVICE.get(status, "the alert was refused; check the address, and any proxy or firewall in between")
-    found = f"something between refused the content: {answer.found}"
-    if status in _PROXY:
+    if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
         return BrokenRouteError(f"{where}: {advice}")
-    if answer.is_page:
-        words = "a web page, such as a sign-in, a firewall's or a notice of maintenance; check the systems in between"
-        return FilteredError(f"{name}: {answer.found}: {words}", found)
-    if status in _REFUSED:
+    if status in _REFUSED and not answer.is_page:
         return PayloadRefusedError(f"{where}: {advice}")
-    return FilteredError(f"{where}: {advice}", found)
+    if answer.is_page:
+        where = f"{name}: {answer.found}"
+        advice = "a web page, such as a sign-in, a firewall's or a notice of maintenance; check the systems in between"
+    return FilteredError(f"{where}: {advice}", f"something between refused the content: {answer.found}")
 
 
 def by_proxy(name: str, status: int | None) -> DeliveryError:
@@ -230,11 +223,11 @@ def by_proxy(name: str, status: int | None) -> DeliveryError:
     found = f"{name}: no connection (the proxy refused it" + ("" if status is None else f", status {status}")
     if status is None or status in _TRANSIENT or httpx2.codes.is_server_error(status):
         return TransientDeliveryError(f"{found})")
-    return BrokenRouteError(f"{found}: {_ADVICE[407] if status in _PROXY else 'ask its operator'})")
+    is_locked = status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED
+    return BrokenRouteError(f"{found}: {_ADVICE[status] if is_locked else 'ask its operator'})")
 
 
 _TRANSIENT: Final = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
-_PROXY: Final = {HTTPStatus.PROXY_AUTHENTICATION_REQUIRED}
 _REFUSED: Final = {HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY}
 
 _ADVICE: Final = {

@@ -24,7 +24,7 @@ def cause_of(error: BaseException, handled: BaseException | None = None) -> str:
     An error without a known cause is named by its type: its text may hold an address.
 
     Args:
-        error: The exception of the request.
+        error: The exception of the request, or of the talk.
         handled: The error that the caller was handling before, which Python chains to all later ones, and which is not
             the cause: a service logs an event just when its database has refused a connection.
     """
@@ -55,19 +55,19 @@ async def waited_for(cancelled: BaseException, seconds: float) -> str:
 
 def _words(error: BaseException) -> str | None:
     if isinstance(error, ssl.SSLCertVerificationError):
-        code = error.verify_code
+        code = getattr(error, "verify_code", 0)
         return _CERTIFICATE.get(code, f"the certificate is not accepted, code {code} of OpenSSL")
     if isinstance(error, ssl.SSLError):
-        return "the other side does not speak TLS; check the port" if error.reason in _NO_TLS else _tls(error)
+        # The name of OpenSSL's reason, such as TLSV1_ALERT_PROTOCOL_VERSION, and not its text. An error that other code
+        # raised has none.
+        reason = getattr(error, "reason", None)
+        if reason in _NO_TLS:
+            return "the other side does not speak TLS; check the port"
+        is_closed = isinstance(error, ssl.SSLEOFError) or not reason
+        return "the connection was closed" if is_closed else f"TLS failed with {reason}"
     if isinstance(error, OSError) and error.errno in _NO_WAY:
         return "there is no way to the host"
     return next((words for kind, words in _BY_TYPE.items() if isinstance(error, kind)), None)
-
-
-def _tls(error: ssl.SSLError) -> str:
-    # The name of OpenSSL's reason, such as TLSV1_ALERT_PROTOCOL_VERSION, and not its text.
-    closed = isinstance(error, ssl.SSLEOFError) or not error.reason
-    return "the connection was closed" if closed else f"TLS failed with {error.reason}"
 
 
 _BY_TYPE: Final[Mapping[type[Exception], str]] = {
@@ -78,7 +78,7 @@ _BY_TYPE: Final[Mapping[type[Exception], str]] = {
 }
 _NO_WAY: Final = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL}
 # OpenSSL's reasons for an answer in clear text.
-_NO_TLS: Final = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"}
+_NO_TLS: Final = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"}
 _NOT_TRUSTED: Final = "the certificate is not trusted; set SSL_CERT_FILE to the certificates of its authority"
 _OTHER_NAME: Final = "the certificate is for another name"
 # https://docs.openssl.org/3.0/man3/X509_STORE_CTX_get_error/

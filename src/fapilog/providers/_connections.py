@@ -21,6 +21,7 @@ import httpx2
 from ..record.errors import BrokenRouteError
 from ..tasks.loops import Loop
 from ..tasks.threads import in_thread
+from ._secret import is_loopback
 
 __all__ = ["Connections", "GivenClient", "RawHeaders"]
 
@@ -84,22 +85,22 @@ class Connections:
             for transport in (self._direct, *self._proxied.values()):
                 closing.push_async_callback(transport.aclose)
 
-    def way(self, url: httpx2.URL, *, near: bool) -> str:
+    def way(self, url: httpx2.URL) -> str:
         """Return the way to *url* in words for messages; empty if it is direct."""
-        return "" if self._transport(url, near=near) is self._direct else " through the proxy of the environment"
+        return "" if self._transport(url) is self._direct else " through the proxy of the environment"
 
     def send(
-        self, url: httpx2.URL, headers: RawHeaders, content: httpx2.AsyncByteStream, *, near: bool
+        self, url: httpx2.URL, headers: RawHeaders, content: httpx2.AsyncByteStream
     ) -> Coroutine[Any, Any, httpx2.Response]:
-        """Post *content*, and return the answer, without its body; to this machine if *near*, past any proxy."""
+        """Post *content*, to this machine past any proxy, and return the answer, without its body."""
         own = [*_DEFAULTS, *_credentials(url)]
         request = _request(url, _merged(own, headers), content)
-        return self._transport(url, near=near).handle_async_request(request)
+        return self._transport(url).handle_async_request(request)
 
-    def _transport(self, url: httpx2.URL, *, near: bool) -> httpx2.AsyncHTTPTransport:
+    def _transport(self, url: httpx2.URL) -> httpx2.AsyncHTTPTransport:
+        found = self._proxied.get(url.scheme)
         # The proxies must not see requests to this machine: those may be unencrypted.
-        found = None if near else self._proxied.get(url.scheme)
-        if found is None:
+        if found is None or is_loopback(url.host):
             return self._direct
         # An IPv6 address stands in NO_PROXY with brackets or without.
         hosts = (url.host, url.netloc.decode("ascii"))
@@ -119,17 +120,12 @@ class GivenClient:
         self._name = name
         self._client = client
 
-    def way(self, url: httpx2.URL, *, near: bool) -> str:  # noqa: ARG002
+    def way(self, _url: httpx2.URL) -> str:
         """Return no words: the client has its own proxies."""
         return ""
 
     def send(
-        self,
-        url: httpx2.URL,
-        headers: RawHeaders,
-        content: httpx2.AsyncByteStream,
-        *,
-        near: bool,  # noqa: ARG002
+        self, url: httpx2.URL, headers: RawHeaders, content: httpx2.AsyncByteStream
     ) -> Coroutine[Any, Any, httpx2.Response]:
         """
         Post *content*, and return the answer, without its body.

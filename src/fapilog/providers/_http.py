@@ -154,7 +154,7 @@ class Poster:
         self._repeated = repeated
         # By the loop that they were opened in: no other loop can use their connections.
         self._kept: dict[Loop, _Kept] = {}
-        self._last_url: tuple[str, httpx2.URL, bool] | None = None
+        self._last_url: tuple[str, httpx2.URL] | None = None
 
     async def open(self) -> None:
         """
@@ -282,10 +282,10 @@ class Poster:
         way: Callable[[], str] = str
         with muted(), anyio.move_on_after(self._timeout):
             try:
-                url, is_near = self._parsed(request.url)
+                url = self._parsed(request.url)
                 async with await self._connections() as connections:
-                    way = partial(connections.way, url, near=is_near)
-                    response = await connections.send(url, _headers(request), stream, near=is_near)
+                    way = partial(connections.way, url)
+                    response = await connections.send(url, _headers(request), stream)
                     try:
                         # To the end, within the time: a generator of httpx2 that is left early warns on trio.
                         async for part in response.aiter_raw():
@@ -318,14 +318,12 @@ class Poster:
         kept_or_given = self._client if kept is None else kept.connections
         return aclosing(await Connections.new(self._name)) if kept_or_given is None else nullcontext(kept_or_given)
 
-    def _parsed(self, address: str) -> tuple[httpx2.URL, bool]:
-        """Return the URL, and whether it is this machine's."""
+    def _parsed(self, address: str) -> httpx2.URL:
         # It is the same for most alerts, and parsing it takes a thirtieth of a whole post. Any thread may be here.
         known = self._last_url
         if known is None or known[0] != address:
-            url = httpx2.URL(address)
-            known = self._last_url = address, url, is_loopback(url.host)
-        return known[1:]
+            known = self._last_url = address, httpx2.URL(address)
+        return known[1]
 
 
 def _headers(request: Request) -> RawHeaders:

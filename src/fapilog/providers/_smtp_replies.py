@@ -6,14 +6,12 @@ The words of a reply may repeat a password, an address or the mail, so errors na
 
 from __future__ import annotations
 
-import errno
 import re
 import smtplib
-import socket
-import ssl
 from typing import Final
 
 from ..record.errors import BrokenRouteError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
+from ._causes import cause_of
 
 __all__ = ["REPLY_KINDS", "refusal", "translated"]
 
@@ -120,32 +118,9 @@ def translated(error: Exception, doing: str) -> DeliveryError:
         case smtplib.SMTPException() if type(error) is smtplib.SMTPException:
             return BrokenRouteError("smtp: the server takes no password in a known way; it may want a token")
         case OSError():
-            return TransientDeliveryError(f"smtp: {_why(error, doing)}")
+            return TransientDeliveryError(f"smtp: no connection ({cause_of(error)}, at {doing})")
         case _:
             return BrokenRouteError(f"smtp: the mail can't be sent ({type(error).__name__} at {doing})")
-
-
-def _why(error: OSError, doing: str) -> str:
-    """Return in words why there is no connection any more. They name the place and the cause, and nothing foreign."""
-    match error:
-        case ssl.SSLCertVerificationError():
-            words = f"the server's certificate {_CERTIFICATE.get(error.verify_code, _UNTRUSTED)}"
-        case ssl.SSLError(reason="WRONG_VERSION_NUMBER" | "RECORD_LAYER_FAILURE"):
-            words = "the port does not speak TLS; check tls and port"
-        # OpenSSL's own name of the reason, and nothing that came from the other side.
-        case ssl.SSLError(reason=str(reason)):
-            words = f"no TLS with the server ({reason})"
-        case socket.gaierror():
-            words = "the name of the server does not resolve; check host, and the DNS"
-        case ConnectionRefusedError():
-            words = "the connection was refused; check host and port, and that the server runs"
-        case TimeoutError():
-            words = f"no answer in time at {doing}"
-        case OSError(errno=errno.ENETUNREACH | errno.EHOSTUNREACH | errno.EADDRNOTAVAIL):
-            words = "no way through the network to the server"
-        case _:
-            words = f"the connection was lost at {doing} ({type(error).__name__})"
-    return words
 
 
 _ADVICE: Final = {
@@ -161,15 +136,3 @@ def _refused(error: smtplib.SMTPResponseException, doing: str) -> DeliveryError:
     failure = refusal(250, error.smtp_code, words, doing, advice)
     # smtplib raises it for any reply that it did not expect, such as a 250 where 235 was due.
     return failure or TransientDeliveryError(f"smtp: {doing} was answered as no mail server answers; {advice}")
-
-
-# OpenSSL's X509_V_ERR_*: https://docs.openssl.org/master/man3/X509_STORE_CTX_get_error/
-_CERTIFICATE: Final = {
-    9: "is not valid yet; check the clocks",
-    10: "has expired",
-    18: "is signed by itself; bring it along in tls_context if it is right",
-    23: "was revoked",
-    62: "is for another name than host",
-    64: "is for another address than host",
-}
-_UNTRUSTED: Final = "is of no authority that is trusted here; bring that along in tls_context if it is right"

@@ -12,7 +12,7 @@ from ...record.errors import BrokenRouteError, PermanentDeliveryError
 from ...record.options import require, several
 from ._place import Claim, Verdict
 
-__all__ = ["LONGEST_PAUSE", "SCHEDULE", "Breaker", "Terms"]
+__all__ = ["SCHEDULE", "Breaker", "Terms"]
 
 SCHEDULE: Final = (5.0, 30.0, 120.0, 600.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
 """Seconds between the attempts, over three days in all; much as the Standard Webhooks specification has it."""
@@ -20,7 +20,7 @@ SCHEDULE: Final = (5.0, 30.0, 120.0, 600.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 
 # Seconds, a century: longer, or without an end, means the same, and a database knows no such times.
 _LONGEST: Final = 100 * 365 * 86_400.0
 # A target that asks for a longer pause, perhaps since its clock is wrong, would stop all alerts for as long.
-LONGEST_PAUSE: Final = 86_400.0
+_LONGEST_PAUSE: Final = 86_400.0
 # "Retry-After: 0", or a date that is over, would have the target called as fast as it refuses. So a pause is a second
 # at least, and doubles with every refusal in a row, up to five minutes.
 _SHORTEST_PAUSE: Final = 1.0
@@ -43,6 +43,11 @@ class Terms(NamedTuple):
     old_after: float
     lease: float
     stop_timeout: float
+
+    @property
+    def longest_wait(self) -> float:
+        """More seconds than an alert may have to wait: a longer time in the place was written by a wrong clock."""
+        return 1.5 * max(_LONGEST_PAUSE, self.lease, *self.schedule)
 
     def checked(self) -> Terms:
         """Return them with an end; raise TypeError or ValueError, as `Outbox` does, if one is not as it must be."""
@@ -123,7 +128,7 @@ class Breaker:
             self.recovered |= self.probes > 0
             self.probes = 0
             return Verdict(outcome, "dead", 0.0, failures, spent)
-        pause = pause_of(error, LONGEST_PAUSE)
+        pause = pause_of(error, _LONGEST_PAUSE)
         if pause is not None:
             pause = self._pause(pause, now)
             wait = pause + random.uniform(0, max(1.0, pause / 10))  # noqa: S311  spreads load

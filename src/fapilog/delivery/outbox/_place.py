@@ -106,6 +106,7 @@ class Request(NamedTuple):
         mends: Whether to put right the times that a wrong clock has written.
         keep: Receipts of alerts that were delivered so many seconds ago are removed; None: remove none.
         room: How many alerts to claim at most.
+        event: Claim no alert but the one about this event; None: any alerts.
     """
 
     lease: str
@@ -123,6 +124,7 @@ class Request(NamedTuple):
     mends: bool = False
     keep: float | None = None
     room: int = 0
+    event: AuditEvent | None = None
 
 
 class Answer(NamedTuple):
@@ -168,10 +170,6 @@ class Queue(Protocol):
 
     def exchange(self, outbox: str, request: Request, /) -> Answer:
         """Note everything in *request*, then claim the alerts that are due."""
-        ...
-
-    def claim(self, outbox: str, event: AuditEvent, lease: str, now: float, lasts: float, /) -> list[Claim]:
-        """Claim the alert about *event* for *lasts* seconds, if it is due."""
         ...
 
     def mark(self, outbox: str, /) -> ChainHead | None:

@@ -17,7 +17,7 @@ from ...record.events import AuditEvent
 from ...tasks.background import Background
 from ...tasks.fork import call_in_child
 from ...tasks.strangers import Log, contained
-from ._breaker import LONGEST_PAUSE, Breaker, Terms
+from ._breaker import Breaker, Terms
 from ._place import Answer, Claim, Ending, Request, Verdict
 from ._rows import OutboxState
 from ._store import SentDirectly, Store
@@ -32,9 +32,11 @@ _UNHURRIED: Final = 0.05
 _MENDING: Final = 5.0
 # Seconds by which two readings of two clocks may differ although neither was set.
 _UNSURE: Final = 1.0
-# Seconds between two counts of the alerts in the outbox, and between two removals of old receipts.
+# Seconds between two counts of the alerts in the outbox, two removals of old receipts, and two searches for times that
+# the wrong clock of another process has written.
 _STATE_EVERY: Final = 1.0
 _PRUNE_EVERY: Final = 3600.0
+_MEND_EVERY: Final = 3600.0
 
 
 class _Claims:
@@ -134,7 +136,7 @@ class Sender:
         self._lanes = 0
         self._all_begun = anyio.Event()
         self._is_stale = False
-        self._next_state = self._next_renewal = self._next_pruning = -math.inf
+        self._next_state = self._next_renewal = self._next_mending = self._next_pruning = -math.inf
         # When an operator last retried alerts, as the place told last, and as it had told when a broken route was last
         # tried; None: not yet. If they differ, the route is to be tried now, whatever the clocks say.
         self._retried_at: float | None = None
@@ -171,10 +173,8 @@ class Sender:
         """Send the alert about *event* here and now, if it is due."""
         if self._breaker.room(0, anyio.current_time()) <= 0:
             return
-        now, lasts = self._store.now(), max(self._terms.timeout, self._terms.lease)
-        name, lease = self._store.name, self._claims.lease
         try:
-            for each in await self._store.run(lambda queue: queue.claim(name, event, lease, now, lasts)):
+            for each in (await self._tell_store(room=1, event=event)).claims:
                 await self._attempt(each)
         finally:
             with anyio.CancelScope(shield=True):
@@ -230,13 +230,13 @@ class Sender:
             return look
         return max(0.0, min(answer.wait - (clock - began), look))
 
-    async def _tell_store(self, *, room: int) -> Answer:
-        """Tell the store the news and claim up to *room* alerts, in one transaction."""
+    async def _tell_store(self, *, room: int, event: AuditEvent | None = None) -> Answer:
+        """Tell the store the news and claim up to *room* alerts, or the one about *event*, in one transaction."""
         now, clock, claims = self._store.now(), anyio.current_time(), self._claims
-        was_set = not abs(now - clock - self._offset) <= _UNSURE
+        if not abs(now - clock - self._offset) <= _UNSURE:
+            # The clock was set. Until an exchange has succeeded: the times in the place are wrong.
+            self._next_state = self._next_renewal = self._next_mending = -math.inf
         self._offset = now - clock
-        prunes = clock >= self._next_pruning
-        longest_wait = 1.5 * max(LONGEST_PAUSE, self._terms.lease, *self._terms.schedule)
         request = Request(
             lease=claims.lease,
             now=now,
@@ -244,15 +244,17 @@ class Sender:
             endings=claims.endings,
             returned=claims.returned,
             held=claims.held.keys() | self._store.withheld,
-            renewed=list(claims.held.values()) if was_set or clock >= self._next_renewal else [],
-            lasts=self._terms.lease,
+            renewed=list(claims.held.values()) if clock >= self._next_renewal else [],
+            # No task renews the claim of a single alert.
+            lasts=self._terms.lease if event is None else max(self._terms.timeout, self._terms.lease),
             pause=self._breaker.asked_until - clock,
             recovered=self._breaker.recovered,
-            wants_state=was_set or clock >= self._next_state,
-            longest_wait=longest_wait,
-            mends=was_set or prunes,
-            keep=self._terms.keep if prunes else None,
+            wants_state=clock >= self._next_state,
+            longest_wait=self._terms.longest_wait,
+            mends=clock >= self._next_mending,
+            keep=self._terms.keep if clock >= self._next_pruning else None,
             room=room,
+            event=event,
         )
         claims.endings, claims.returned = [], []
         try:
@@ -265,6 +267,8 @@ class Sender:
         if request.renewed:
             self._next_renewal = clock + self._terms.lease / 3
             claims.renew(answer.renewed, clock + self._terms.lease)
+        if request.mends:
+            self._next_mending = clock + _MEND_EVERY
         if request.keep is not None:
             self._next_pruning = clock + (0.0 if answer.more_to_prune else _PRUNE_EVERY)
         if answer.retried_at is not None:
@@ -318,27 +322,24 @@ class Sender:
         """Send the alert once; the ending of the attempt is always kept in `_claims`."""
         event, severity, channel = claim.alert
         began_at, began, retried_at = self._store.now(), anyio.current_time(), self._retried_at
-        error: Exception | None = None
-        is_taken = False
+        cancelled = AlertCancelledError("unknown: the attempt was cancelled before there was an outcome")
+        error: Exception | None = cancelled
         try:
-            with anyio.move_on_after(self._terms.timeout):
+            with anyio.move_on_after(self._terms.timeout) as limit:
                 with contained():
                     await self._inner.send_alert(event, severity=severity, channel=channel)
-                is_taken = True
-            if not is_taken:
+                error = None
+            if limit.cancelled_caught:
                 error = AmbiguousDeliveryError(f"no outcome within {self._terms.timeout:g} s")
         except Exception as raised:
             error = raised
         finally:
             # Also where the attempt is cancelled: by the caller that leaves the outbox, or by the dispatcher itself.
             clock = anyio.current_time()
-            is_cancelled = error is None and not is_taken
-            if is_cancelled and self._leaving:
+            if error is cancelled and self._background.leaving:
                 error = AlertStoppedError("unknown: the outbox was left before there was an outcome")
                 verdict = Verdict("stopped", "pending", 0.0, claim.failures, claim.spent)
             else:
-                if is_cancelled:
-                    error = AlertCancelledError("unknown: the attempt was cancelled before there was an outcome")
                 verdict = self._breaker.judge(claim, error, clock)
             if self._breaker.probes:
                 self._tried_after = retried_at
@@ -371,7 +372,7 @@ class Sender:
         self._store.report_attempt(report)
 
     def _next_attempt(self, verdict: Verdict) -> str:
-        if not self._store.entered:
+        if self._background.home is None and not self._background.leaving:
             return "it stays in the outbox, and this process retries it only when the outbox, or its trail, is started"
         if self._leaving:
             return "it stays in the outbox, and may wait until the outbox, or its trail, is started again"

@@ -60,7 +60,6 @@ class Store:
         name: The name of the outbox.
         place: Keeps the alerts.
         now: Returns the time, in seconds since 1970.
-        entered: Whether the outbox is entered.
     """
 
     def __init__(self, name: str, place: Place, now: Callable[[], float]) -> None:
@@ -75,7 +74,6 @@ class Store:
 
     def _forget(self) -> None:
         # In a forked child: the parent's alerts and trail are the parent's.
-        self.entered: bool = False
         self._reporter: Reporter | None = None
         # The parts that it was told of last that they work: to say so again for each alert would be no news.
         self._working: set[str] = set()
@@ -102,7 +100,7 @@ class Store:
         for other in _entered.all() if reporter is not None else ():
             if other._reporter is reporter and other._key == key:  # noqa: SLF001
                 raise ValueError(f"name: expected one name for each outbox in {self.place}; got {self.name!r} twice")
-        self.entered, self._reporter, self._key = True, reporter, key
+        self._reporter, self._key = reporter, key
         # An earlier process may have left incidents open.
         self._working = set()
         _entered.add(self)
@@ -120,7 +118,6 @@ class Store:
 
     def part(self) -> None:
         """Tell no trail from now on, as in `leave`; the place stays open."""
-        self.entered = False
         self._reporter = None
         _entered.discard(self)
 

@@ -6,7 +6,7 @@ Times are seconds since 1970.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
@@ -128,15 +128,11 @@ class FileQueue(FileReceipts):
         more_to_prune = request.keep is not None and self._prune(outbox, now - request.keep)
         paused_until, retried_at = self._times(outbox)
         room = request.room if paused_until <= now else 0
-        claims = self._claim(outbox, lease, now, until, limit=room, held=request.held)
+        claims = self._claim(outbox, request, room)
         state = self._state(outbox) if request.wants_state else None
         due = self._next_due(outbox, request.held | _ids_of(claims))
         wait = None if due is None else max(due, paused_until) - now
         return Answer(claims, _ids_of(kept), wait, retried_at, state, more_to_prune)
-
-    def claim(self, outbox: str, event: AuditEvent, lease: str, now: float, lasts: float, /) -> list[Claim]:
-        room = 1 if self._times(outbox)[0] <= now else 0
-        return self._claim(outbox, lease, now, now + lasts, limit=room, event=event)
 
     def _mend_times(self, outbox: str, now: float, longest: float) -> None:
         """
@@ -222,37 +218,12 @@ class FileQueue(FileReceipts):
         )
         return done.rowcount == _PRUNED_AT_ONCE
 
-    def _claim(
-        self,
-        outbox: str,
-        lease: str,
-        now: float,
-        until: float,
-        *,
-        limit: int,
-        event: AuditEvent | None = None,
-        held: AbstractSet[str] = frozenset(),
-    ) -> list[Claim]:
-        """Claim *limit* alerts that are due, but for the *held*, the longest due first; or the one about *event*."""
-        if limit <= 0:
-            return []
-        due = self.connection.execute(
-            "SELECT id, event_id, sequence_number, event, lease, severity, channel, came_at, attempts, failures, spent"
-            " FROM alerts"
-            " WHERE outbox = ? AND status = 'pending' AND due_at <= ? AND id = coalesce(?, id) ORDER BY due_at, id",
-            (outbox, now, None if event is None else self._find(outbox, event) or 0),
-        )
-        # The sender knows its claims by the id of the event, which a trail in files may have again after a while.
-        rows: dict[str, tuple[Any, ...]] = {}
-        for row in due:
-            if row[1] not in held:
-                rows.setdefault(row[1], row)
-            if len(rows) == limit:
-                break
-        due.close()
+    def _claim(self, outbox: str, request: Request, limit: int) -> list[Claim]:
+        """Claim *limit* of the alerts that are due, the longest due first."""
+        now = request.now
         claims: list[Claim] = []
         ids: list[int] = []
-        for id_, event_id, number, stored, left, *found in rows.values():
+        for id_, event_id, number, stored, left, *found in self._due(outbox, request, limit):
             if left is not None:
                 self.connection.execute(
                     "UPDATE attempts SET outcome = 'stopped', reason = ? WHERE alert = ? AND outcome IS NULL",
@@ -274,8 +245,28 @@ class FileQueue(FileReceipts):
             ids.append(id_)
             claims.append(Claim(Alert(event_or_why, severity, channel), came_at, attempts + 1, failures, spent))
         if ids:
-            self._take(ids, lease, now, until)
+            self._take(ids, request.lease, now, now + request.lasts)
         return claims
+
+    def _due(self, outbox: str, request: Request, limit: int) -> Iterable[tuple[Any, ...]]:
+        """Return the rows of *limit* alerts that may be claimed, the longest due first."""
+        if limit <= 0:
+            return []
+        due = self.connection.execute(
+            "SELECT id, event_id, sequence_number, event, lease, severity, channel, came_at, attempts, failures, spent"
+            " FROM alerts"
+            " WHERE outbox = ? AND status = 'pending' AND due_at <= ? AND id = coalesce(?, id) ORDER BY due_at, id",
+            (outbox, request.now, None if request.event is None else self._find(outbox, request.event) or 0),
+        )
+        # The sender knows its claims by the id of the event, which a trail in files may have again after a while.
+        rows: dict[str, tuple[Any, ...]] = {}
+        for row in due:
+            if row[1] not in request.held:
+                rows.setdefault(row[1], row)
+            if len(rows) == limit:
+                break
+        due.close()
+        return rows.values()
 
     def _mended(self, id_: int, found: list[Any], now: float) -> tuple[str, str | None, float, int, int, float]:
         """Return the values *found* of an alert, impossible ones replaced, in the file too."""

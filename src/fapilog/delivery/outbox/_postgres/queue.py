@@ -12,7 +12,6 @@ from typing import Any, Final, get_args
 
 from ....core.alerting import Alert
 from ....record.chain import ChainHead
-from ....record.events import AuditEvent
 from ....storage.postgres.alerts import CHANNEL, put_alerts, told
 from ....storage.postgres.connection import Connection
 from ....storage.protocol import KeptAlert
@@ -94,7 +93,7 @@ class PostgresQueue:
             pruned = self._do(sql.PRUNE, outbox, keep=request.keep, limit=_PRUNED_AT_ONCE)
             more_to_prune = len(pruned) == _PRUNED_AT_ONCE
         held = list(map(told, request.held))
-        claims = self._claim(outbox, request.lease, request.now, request.lasts, room=request.room, held=held)
+        claims = self._claim(outbox, request, held)
         state = self._state(outbox, request.now) if request.wants_state else None
         if 0 < request.room <= len(claims):
             # There may be more, for which there is no room now.
@@ -103,29 +102,23 @@ class PostgresQueue:
         [(wait, retried_at)] = self._do(sql.NEXT, outbox, held=held)
         return Answer(claims, renewed, wait, retried_at, state, more_to_prune)
 
-    def claim(self, outbox: str, event: AuditEvent, lease: str, now: float, lasts: float, /) -> list[Claim]:
-        return self._claim(outbox, lease, now, lasts, event=event)
-
-    def _claim(
-        self,
-        outbox: str,
-        lease: str,
-        now: float,
-        lasts: float,
-        *,
-        room: int = 1,
-        held: Sequence[str] = (),
-        event: AuditEvent | None = None,
-    ) -> list[Claim]:
-        if room <= 0:
+    def _claim(self, outbox: str, request: Request, held: Sequence[str]) -> list[Claim]:
+        if request.room <= 0:
             return []
-        values = {"lease": lease, "lasts": lasts, "room": room, "held": list(held), "stopped": sql.STOPPED}
-        about = None if event is None else told(event.event_id)
-        number_of = None if event is None else sequence_number_of(event)
+        event = request.event
+        values = {
+            "lease": request.lease,
+            "lasts": request.lasts,
+            "room": request.room,
+            "held": held,
+            "event_id": None if event is None else told(event.event_id),
+            "number": None if event is None else sequence_number_of(event),
+            "stopped": sql.STOPPED,
+        }
         # The sender knows its claims by the id of the event.
         claims: dict[str, Claim] = {}
         for id_, event_id, number, stored, severity, channel, age, attempts, failures, spent in self._do(
-            sql.CLAIM, outbox, **values, event_id=about, number=number_of
+            sql.CLAIM, outbox, **values
         ):
             if event_id in claims:
                 self._connection.execute(sql.LET_GO, {"id": id_})
@@ -139,7 +132,7 @@ class PostgresQueue:
             if attempts > _MOST_ATTEMPTS:
                 self._connection.execute(sql.FORGET_ATTEMPTS, {"id": id_, "number": attempts - _MOST_ATTEMPTS})
             alert = Alert(event_or_why, severity, channel)
-            claims[event_id] = Claim(alert, now - age, attempts, failures, spent)
+            claims[event_id] = Claim(alert, request.now - age, attempts, failures, spent)
         return list(claims.values())
 
     def _end(self, outbox: str, request: Request) -> None:
