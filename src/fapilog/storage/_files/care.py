@@ -16,7 +16,7 @@ from .._holes import head_of_record
 from .._room import Room
 from .compressed import first_bytes
 from .directory import identity, reading
-from .lines import Lines, lines_of, placed_backwards
+from .lines import Lines, lines_of
 from .names import SUFFIX, day_after, file_of_day, names
 from .recovering import last_seal
 
@@ -197,12 +197,8 @@ class _Last(NamedTuple):
 
 def _newest(lines: Lines) -> ChainHead | None:
     """Return the head behind the last whole record."""
-    end = lines.end()
-    for start in reversed(lines.blocks(0, end)):
-        for _, line in placed_backwards(*lines.block(start, end)):
-            if head := head_of_record(line):
-                return head
-    return None
+    heads = (head_of_record(line) for _, line in lines.backwards(lines.end()))
+    return next(filter(None, heads), None)
 
 
 def _few(found: list[str]) -> str:

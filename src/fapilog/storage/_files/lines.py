@@ -232,6 +232,11 @@ class Lines:
         for start in self.blocks(begin, end):
             yield from placed(*self.block(start, end, begin))
 
+    def backwards(self, end: int) -> Iterator[tuple[int, bytes]]:
+        """Yield the lines up to *end*, behind a newline, with their offsets, the last one first."""
+        for start in reversed(self.blocks(0, end)):
+            yield from placed_backwards(*self.block(start, end))
+
     def count(self, begin: int, end: int) -> int:
         """Return how many lines there are from *begin* to *end*, of which the last may lack its newline."""
         count, piece = 0, b""
