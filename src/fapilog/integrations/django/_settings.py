@@ -15,6 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from ...config import options_from_config
+from ...config._hints import KEYS
 from ...core.audit import AuditTrail
 from ...record.options import did_you_mean, require_callable
 from ...record.values import kind_of
@@ -37,12 +38,10 @@ __all__ = [
 
 _log: Final = Log("fapilog")
 
-# Shorter than the arguments of a trail, where nothing else has a path or a dispatcher.
-_NAMES: Final = {"storage_path": "path", "alert_dispatcher": "dispatcher"}
 _OF_REQUEST: Final = ("trusted_proxies", "proxy_header", "request_id_header", "user_id", "log_requests")
 _IMPORTED: Final = frozenset({"user_id", "log_requests"})
 _MADE_HERE: Final = frozenset({"dispatcher", "storage"})
-_KNOWN: Final = (*(_NAMES.get(name, name) for name in signature(AuditTrail).parameters), "dispatchers", *_OF_REQUEST)
+_KNOWN: Final = (*(KEYS.get(name, name) for name in signature(AuditTrail).parameters), "dispatchers", *_OF_REQUEST)
 
 
 # The attribute that the trail has when it is made.
@@ -105,7 +104,7 @@ def _misfits(given: Mapping[str, Any]) -> list[str]:
 
 
 def _meant(name: str) -> str:
-    return did_you_mean(_NAMES.get(name, name), _KNOWN) or f"; there are {', '.join(_KNOWN)}"
+    return did_you_mean(KEYS.get(name, name), _KNOWN) or f"; there are {', '.join(_KNOWN)}"
 
 
 def of_request() -> OfRequest:
