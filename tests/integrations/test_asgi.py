@@ -14,6 +14,7 @@ from fapilog import AuditEvent, AuditEventType, AuditOutcome, AuditStorageError,
 from fapilog.context import bind_audit_context, current_audit_context
 from fapilog.integrations.asgi import AuditMiddleware, with_lifespan
 from fapilog.testing import RecordedTrail
+from tests.doubles.alarms import TooLateError, alarming
 
 Message = dict[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -381,6 +382,14 @@ async def test_a_trail_that_fails_stops_no_answer(tmp_path: Path, caplog: pytest
     assert [record.getMessage() for record in caplog.records] == [
         "a request is answered without its event, which can't be stored: AuditStorageError"
     ]
+
+
+async def test_a_time_limit_reaches_the_server(trail: AuditTrail, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exception of a signal handler that arrives while the event of a request is stored is raised."""
+    with alarming() as expire:
+        monkeypatch.setattr(trail, "log_event", lambda *_, **__: expire())
+        with pytest.raises(TooLateError):
+            await asked(AuditMiddleware(answering(), trail=trail, log_requests=True))
 
 
 async def test_a_view_that_raises_is_an_error(trail: AuditTrail) -> None:

@@ -6,12 +6,15 @@ import wsgiref.handlers
 import wsgiref.util
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+from wsgiref.simple_server import demo_app
 from wsgiref.validate import validator
 
 import pytest
 
 from fapilog import AuditTrail, current_audit_context
+from fapilog.core.sync import SyncAuditTrail
 from fapilog.integrations.wsgi import AuditMiddleware
+from tests.doubles.alarms import TooLateError, alarming
 
 Start = Callable[..., object]
 Application = Callable[[dict[str, Any], Start], Iterable[bytes]]
@@ -204,3 +207,11 @@ def test_options_are_checked(trail: AuditTrail, options: dict[str, Any], words: 
     with pytest.raises((TypeError, ValueError)) as raised:
         AuditMiddleware(answering(trail), **options)
     assert str(raised.value).startswith(words)
+
+
+def test_a_time_limit_reaches_the_server(trail: AuditTrail, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exception of a signal handler that arrives while the event of a request is stored is raised."""
+    with alarming() as expire:
+        monkeypatch.setattr(SyncAuditTrail, "log_event", lambda *_, **__: expire())
+        with pytest.raises(TooLateError):
+            call(AuditMiddleware(demo_app, trail=trail, log_requests=True))

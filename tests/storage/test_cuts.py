@@ -123,7 +123,7 @@ def test_a_cut_is_noticed_whatever_a_forger_appends(
 ) -> None:
     """A forger who makes a valid chain behind a cut, of any length, is found out; one who cuts nothing is followed."""
     with TemporaryDirectory() as scratch, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_writer, "_CHECKED_BYTES", checked)
+        patch.setattr(end, "CHECKED_BYTES", checked)
         trail = running(Path(scratch) / "audit", durable=durable)
         lines = forged(lines_of(trail.directory / TODAY)[:kept], messages)
         way(trail.directory / TODAY, b"".join(lines))
@@ -178,7 +178,7 @@ def test_more_than_is_checked_hides_no_cut(tmp_path: Path, *, durable: bool) -> 
     path = trail.directory / TODAY
     lines = forged(lines_of(path)[:1], [f"forged {'x' * 900_000}"] * 20)
     path.write_bytes(b"".join(lines))
-    assert path.stat().st_size > _writer._CHECKED_BYTES
+    assert path.stat().st_size > end.CHECKED_BYTES
     assert "was cut or replaced" in refuses(trail)
 
 

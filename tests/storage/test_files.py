@@ -179,10 +179,10 @@ def test_only_the_end_of_a_large_trail_is_checked_on_opening(
     path = trail.directory / "audit_2026-01-31.jsonl"
     path.write_bytes(path.read_bytes().replace(b'"sequence_number":3,', b'"sequence_number":8,'))
     for limit in (2 * size, 5 * size, 10 * size, 25 * size):
-        monkeypatch.setattr(_writer, "_CHECKED_BYTES", limit)
+        monkeypatch.setattr(_end, "CHECKED_BYTES", limit)
         trail.append([body()])
         trail.close()
-    monkeypatch.setattr(_writer, "_CHECKED_BYTES", 100 * size)
+    monkeypatch.setattr(_end, "CHECKED_BYTES", 100 * size)
     with pytest.raises(AuditStorageError, match="line 3: record 3 was altered"):
         trail.append([body()])
     verdict = trail.verify()
@@ -213,7 +213,7 @@ def test_only_the_newest_files_are_checked_on_opening(
         file.write(b"torn")
     for day in range(12, 17):
         (trail.directory / f"audit_2026-02-{day}.jsonl").touch()
-    monkeypatch.setattr(_writer, "_CHECKED_BYTES", 2000)
+    monkeypatch.setattr(_end, "CHECKED_BYTES", 2000)
     assert trail.append([body()])[0].sequence_number == 33
 
 
@@ -224,7 +224,7 @@ def test_a_writer_far_behind_checks_the_end_only(
     other = TrailFiles(tmp_path / "audit", durable=False, now=lambda: NOON)
     trail.append([body()])
     other.append([body() for _ in range(50)])
-    monkeypatch.setattr(_writer, "_CHECKED_BYTES", 5000)
+    monkeypatch.setattr(_end, "CHECKED_BYTES", 5000)
     trail.append([body()])
     assert trail.verify().events_checked == 52
     other.close()

@@ -115,7 +115,7 @@ def test_how_far_back(trail: TrailFiles, monkeypatch: pytest.MonkeyPatch, limit:
     if limit == "records":
         monkeypatch.setattr(recent, "_RECORDS", 10)
     else:
-        monkeypatch.setattr(recent, "_BYTES", 10 * len(chain.seal(plain("id-10"), 10, "0" * 64)[0]))
+        monkeypatch.setattr(recent, "CHECKED_BYTES", 10 * len(chain.seal(plain("id-10"), 10, "0" * 64)[0]))
     assert numbers(trail.writer, once("id-00")) == [1]
     for number in range(10, 25):
         trail.append([plain(f"id-{number}")])

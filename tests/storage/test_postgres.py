@@ -25,9 +25,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, ChainStatus
 from fapilog.core._reading import intact
-from fapilog.record.damage import DamagedRecord
-from fapilog.record.parties import Actor, Target
-from fapilog.storage._rows import ranges, reader
+from fapilog.record.parties import Target
+from fapilog.storage._rows import ranges
 from fapilog.storage._rows.table import questions
 from fapilog.storage.postgres import (
     PostgresStorage,
@@ -385,67 +384,6 @@ def test_nothing_is_appended_behind_damage(
         append(storage, "d")
 
 
-def test_a_row_that_is_no_record_hides_no_other(storage: PostgresStorage, database: Server, trail: str) -> None:
-    """What can't be read stands in its place as a hole, several rows in a row as one, and all others are read."""
-    append(storage, "alice", "bob", "carol", "dave")
-    as_superuser(
-        database, "UPDATE fapilog.records SET line = '{}' WHERE TRAIL AND sequence_number IN (2, 3)", trail=trail
-    )
-    assert [type(item) for item in without_loop(storage.find(EventFilter(user_id="alice"), 10))] == [AuditEvent]
-    found = without_loop(storage.find(EventFilter(), 10))
-    assert [type(item) for item in found] == [AuditEvent, DamagedRecord, AuditEvent]
-    hole = found[1]
-    assert isinstance(hole, DamagedRecord)
-    assert (hole.file, hole.offset, hole.lines) == (f"trail {trail}", 2, 2)
-    assert without_loop(storage.read(0, 10)) == found[::-1]
-    assert len(without_loop(storage.read_lines(0, 10))) == 2
-
-
-@pytest.mark.parametrize("page", [1, 2, 10])
-def test_rows_that_are_missing_or_changed_places_are_holes(
-    storage: PostgresStorage, database: Server, trail: str, monkeypatch: pytest.MonkeyPatch, page: int
-) -> None:
-    """A deleted row is a hole, in either order and however the pages fall, and so is the record of another row."""
-    monkeypatch.setattr("fapilog.core._reading._PAGE", page)
-    append(storage, *"abcdefg")
-    for statement in (
-        "DELETE FROM fapilog.records WHERE TRAIL AND sequence_number IN (1, 2, 5)",
-        "UPDATE fapilog.records SET sequence_number = -7 WHERE TRAIL AND sequence_number = 7",
-        "UPDATE fapilog.records SET sequence_number = 7 WHERE TRAIL AND sequence_number = 6",
-        "UPDATE fapilog.records SET sequence_number = 6 WHERE TRAIL AND sequence_number = -7",
-    ):
-        as_superuser(database, statement, trail=trail)
-    reading = AuditTrail(storage=storage)
-    for oldest_first in (True, False):
-        found = list(reading.sync.events(oldest_first=oldest_first, on_damage="yield"))
-        events = [item.message for item in found if isinstance(item, AuditEvent)]
-        assert events == list("cdgf")[:: 1 if oldest_first else -1]
-        holes = [item.problem for item in found if isinstance(item, DamagedRecord)]
-        assert sorted(holes) == [
-            "record 5 is missing in front of record 6",
-            "record 6 is in the row of record 7",
-            "record 7 is in the row of record 6",
-            "records 1 to 2 are missing in front of record 3",
-        ]
-
-
-def test_long_records_are_read_page_by_page(storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long the records are, a page has few bytes, and every record is found, read and verified."""
-    append(storage, *(f"{number} {'x' * 300}" for number in range(20)))
-    monkeypatch.setattr(reader, "PAGE_BYTES", 1500)
-    monkeypatch.setattr(reader, "PAGE", 3)
-    assert [event.message[:2].strip() for event in intact(without_loop(storage.read(5, 7)))] == list(
-        map(str, range(5, 12))
-    )
-    found = without_loop(storage.find(EventFilter(message="x"), 100))
-    assert [event.sequence_number for event in intact(found)] == list(range(20, 0, -1))
-    told: list[int] = []
-    assert without_loop(storage.verify(told.append)).events_checked == 20
-    assert told[-1] == 20
-    with pytest.raises(AuditStorageError, match="an event of at most 1048576 bytes can be stored"):
-        append(storage, "x" * (1 << 20))
-
-
 @pytest.mark.parametrize("text", ["\0", "a\0b", "x" * 5000, "\U0001f9d1" * 199, "\uffff"])
 def test_whatever_an_id_is_it_is_found(storage: PostgresStorage, text: str) -> None:
     """Texts that PostgreSQL can't index, or can't store, are found by what they are, and not by their beginning."""
@@ -511,15 +449,6 @@ def many(database: Server) -> Server:
         "ANALYZE fapilog.records",
     )
     return database
-
-
-def test_an_actor_is_found_in_each_part(storage: PostgresStorage) -> None:
-    """Who acted is found as the user, as the actor, and as the one on whose behalf something was done, once each."""
-    for actor in (None, Actor(id="alice"), Actor(id="cron", on_behalf_of="alice"), Actor(id="bob")):
-        without_loop(storage.append(an_event(actor=actor, user_id=None if actor else "alice")))
-    without_loop(storage.append(an_event(actor=Actor(id="alice", on_behalf_of="alice"), user_id="alice")))
-    numbers = [event.sequence_number for event in intact(without_loop(storage.find(EventFilter(actor="alice"), 10)))]
-    assert numbers == [5, 3, 2, 1]
 
 
 def test_many_trails_are_apart(database: Server, trail: str) -> None:

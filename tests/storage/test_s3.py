@@ -393,7 +393,7 @@ def test_a_server_that_never_answers(hanging: Hanging) -> None:
     assert hanging.count < 6
     hanging.asked.clear()
     with pytest.raises(AuditStorageError, match=r"S3 could not be asked \(ReadTimeoutError\)"):
-        require_archive("archive", "s3://b/clinic?timeout=0.1").sizes()
+        require_archive("s3://b/clinic?timeout=0.1").sizes()
     assert hanging.asked.wait(60)
 
 
@@ -624,7 +624,7 @@ def test_addresses_that_are_wrong(address: str, words: str) -> None:
 def test_an_address(s3: S3, bucket: str, tmp_path: Path) -> None:
     """An address has the options of an archive."""
     file = packed(tmp_path, retention_days=None)
-    archive = require_archive("archive", f"S3://{bucket}/clinic/?lock_days=500&region=eu-west-1&endpoint={s3.url}")
+    archive = require_archive(f"S3://{bucket}/clinic/?lock_days=500&region=eu-west-1&endpoint={s3.url}")
     archive.put(file)
     archive.prove(file)
     assert lock_of(s3, bucket, file)[1] == midnight(file.day) + timedelta(501)

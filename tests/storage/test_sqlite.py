@@ -19,10 +19,8 @@ import pytest
 
 from fapilog import AuditEvent, AuditEventType, AuditLogLevel, AuditStorageError, AuditTrail, ChainStatus
 from fapilog.core._reading import intact
-from fapilog.record.damage import DamagedRecord
-from fapilog.record.parties import Actor, Target
 from fapilog.storage import _sqlitetrail
-from fapilog.storage._rows import ranges, reader
+from fapilog.storage._rows import ranges
 from fapilog.storage._rows.table import questions
 from fapilog.storage.protocol import EventFilter
 from fapilog.storage.sqlite import SQLiteStorage, _Reader
@@ -226,61 +224,6 @@ def test_the_file_of_somebody_else_is_left_alone(
     assert path.read_bytes() == before
 
 
-def test_a_row_that_is_no_record_hides_no_other(storage: SQLiteStorage, path: Path) -> None:
-    """What can't be read stands in its place as a hole, several rows in a row as one, and all others are read."""
-    append(storage, "alice", "bob", "carol", "dave")
-    change(
-        path,
-        "UPDATE records SET line = x'7b7d' WHERE sequence_number = 2",
-        "UPDATE records SET line = 'text' WHERE sequence_number = 3",
-    )
-    assert [type(item) for item in without_loop(storage.find(EventFilter(user_id="alice"), 10))] == [AuditEvent]
-    found = without_loop(storage.find(EventFilter(), 10))
-    assert [type(item) for item in found] == [AuditEvent, DamagedRecord, AuditEvent]
-    hole = found[1]
-    assert isinstance(hole, DamagedRecord)
-    assert (hole.file, hole.offset, hole.lines) == ("audit.db", 2, 2)
-    assert without_loop(storage.read(0, 10)) == found[::-1]
-    assert len(without_loop(storage.read_lines(0, 10))) == 2
-
-
-@pytest.mark.parametrize("page", [1, 2, 10])
-def test_rows_that_are_missing_or_changed_places_are_holes(
-    storage: SQLiteStorage, path: Path, monkeypatch: pytest.MonkeyPatch, page: int
-) -> None:
-    """A deleted row is a hole, in either order and however the pages fall, and so is the record of another row."""
-    monkeypatch.setattr("fapilog.core._reading._PAGE", page)
-    append(storage, *"abcdefg")
-    change(
-        path,
-        "DELETE FROM records WHERE sequence_number IN (1, 2, 5)",
-        "UPDATE records SET sequence_number = -7 WHERE sequence_number = 7",
-        "UPDATE records SET sequence_number = 7 WHERE sequence_number = 6",
-        "UPDATE records SET sequence_number = 6 WHERE sequence_number = -7",
-    )
-    reading = AuditTrail(storage=storage)
-    for oldest_first in (True, False):
-        found = list(reading.sync.events(oldest_first=oldest_first, on_damage="yield"))
-        events = [item.message for item in found if isinstance(item, AuditEvent)]
-        assert events == list("cdgf")[:: 1 if oldest_first else -1]
-        holes = [item.problem for item in found if isinstance(item, DamagedRecord)]
-        assert sorted(holes) == [
-            "record 5 is missing in front of record 6",
-            "record 6 is in the row of record 7",
-            "record 7 is in the row of record 6",
-            "records 1 to 2 are missing in front of record 3",
-        ]
-
-
-@pytest.mark.parametrize("oldest_first", [True, False])
-def test_a_hole_among_newer_records_is_not_asked_for(storage: SQLiteStorage, path: Path, *, oldest_first: bool) -> None:
-    """A question for records before another one does not meet what is missing behind that."""
-    append(storage, *"abcde")
-    change(path, "DELETE FROM records WHERE sequence_number = 4")
-    found = AuditTrail(storage=storage).sync.events(before=3, oldest_first=oldest_first, on_damage="raise")
-    assert sorted(event.message for event in found) == ["a", "b"]
-
-
 def test_another_process_that_does_not_end_is_named(
     storage: SQLiteStorage, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -341,23 +284,6 @@ def test_whoever_interrupts_the_opening_leaves_it_to_the_next_event(tmp_path: Pa
     assert line > 20
 
 
-def test_long_records_are_read_page_by_page(storage: SQLiteStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long the records are, a page has few bytes, and every record is found, read and verified."""
-    append(storage, *(f"{number} {'x' * 300}" for number in range(20)))
-    monkeypatch.setattr(reader, "PAGE_BYTES", 1500)
-    monkeypatch.setattr(reader, "PAGE", 3)
-    assert [event.message[:2].strip() for event in intact(without_loop(storage.read(5, 7)))] == list(
-        map(str, range(5, 12))
-    )
-    found = without_loop(storage.find(EventFilter(message="x"), 100))
-    assert [event.sequence_number for event in intact(found)] == list(range(20, 0, -1))
-    told: list[int] = []
-    assert without_loop(storage.verify(told.append)).events_checked == 20
-    assert told[-1] == 20
-    with pytest.raises(AuditStorageError, match="an event of at most 1048576 bytes can be stored"):
-        append(storage, "x" * (1 << 20))
-
-
 @pytest.mark.parametrize(
     ("asked", "index"),
     [
@@ -407,17 +333,6 @@ def test_times_are_found_wherever_a_clock_was_wrong(
         ]
         found = intact(without_loop(storage.find(wanted, 20)))
         assert [event.sequence_number for event in found] == expected[::-1]
-
-
-def test_an_actor_is_found_in_each_part(storage: SQLiteStorage) -> None:
-    """Who acted is found as the user, as the actor, and as the one on whose behalf something was done, once each."""
-    for actor in (None, Actor(id="alice"), Actor(id="cron", on_behalf_of="alice"), Actor(id="bob")):
-        without_loop(storage.append(an_event(actor=actor, user_id=None if actor else "alice", target=Target(id="4"))))
-    without_loop(storage.append(an_event(actor=Actor(id="alice", on_behalf_of="alice"), user_id="alice")))
-    numbers = [event.sequence_number for event in intact(without_loop(storage.find(EventFilter(actor="alice"), 10)))]
-    assert numbers == [5, 3, 2, 1]
-    assert len(without_loop(storage.find(EventFilter(actor="alice"), 2))) == 2
-    assert len(without_loop(storage.find(EventFilter(actor="alice", user_id="alice"), 9))) == 2
 
 
 def test_a_forked_child_goes_on(storage: SQLiteStorage) -> None:

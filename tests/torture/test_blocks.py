@@ -11,7 +11,7 @@ from tests.doubles.trail_oracle import records
 from tests.programs.appending_files import bodies
 
 BLOCK = "fapilog.storage._files.lines._BLOCK_BYTES"
-CHECKED = "fapilog.storage._files.writer._CHECKED_BYTES"
+CHECKED = "fapilog.storage._files.end.CHECKED_BYTES"
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from rich.progress import Progress, ProgressColumn
 from rich.table import Table
 from rich.text import Text
 
-from .. import AuditChainVerificationResult
+from .. import AuditChainVerificationResult, AuditStorageError, TrailMismatchError
 
 __all__ = [
     "CANNOT",
@@ -28,6 +28,7 @@ __all__ = [
     "in_json",
     "plain",
     "progress",
+    "storage_failures",
     "verdict",
 ]
 
@@ -46,6 +47,15 @@ def failed(words: object, code: int = CANNOT) -> typer.Exit:
     """Say on the standard error why the command fails, and return the exit to raise."""
     typer.echo(plain(f"fapilog: {words}"), err=True)
     return typer.Exit(code)
+
+
+@contextmanager
+def storage_failures() -> Generator[None, None, None]:
+    """End the command with the words of an `AuditStorageError`, and with `NO` where two trails are not the same one."""
+    try:
+        yield
+    except AuditStorageError as error:
+        raise failed(error, NO if isinstance(error, TrailMismatchError) else CANNOT) from None
 
 
 def in_json(value: Any) -> str:

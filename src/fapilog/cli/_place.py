@@ -60,7 +60,7 @@ Where: TypeAlias = "Path | AuditStorage"
 def archive_at(given: Archive | Path | str) -> Archive:
     """Return the archive given to a command."""
     try:
-        return require_archive("archive", given)
+        return require_archive(given)
     except (ImportError, ValueError) as error:
         raise typer.BadParameter(str(error).removeprefix("archive: ")) from None
 

@@ -9,11 +9,11 @@ import anyio
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-from .. import AuditStorageError, ChainHead, TrailMismatchError
+from .. import ChainHead
 from ..storage._archive.addresses import is_address
 from ..storage.copying import copy as copied
 from ..storage.protocol import AuditStorage, head_of
-from ._output import CANNOT, INTERRUPTED, NO, counted, failed, plain, progress
+from ._output import INTERRUPTED, counted, failed, plain, progress, storage_failures
 from ._place import WithName, is_dsn, place_of, storage_at
 
 __all__ = ["copy"]
@@ -54,9 +54,8 @@ def copy(
         raise typer.BadParameter("expected FROM or TO in PostgreSQL", param_hint="--trail")
     origin, there = storage_at(source, trail, "FROM"), storage_at(target, trail, "TO")
     try:
-        count, head = anyio.run(_copy, origin, there)
-    except AuditStorageError as error:
-        raise failed(error, NO if isinstance(error, TrailMismatchError) else CANNOT) from None
+        with storage_failures():
+            count, head = anyio.run(_copy, origin, there)
     except KeyboardInterrupt:
         raise failed("interrupted; the same command goes on from here", INTERRUPTED) from None
     if not head.sequence_number:

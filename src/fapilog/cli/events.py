@@ -11,7 +11,7 @@ from typing import Annotated, Final
 import typer
 from rich.table import Table
 
-from .. import AuditEvent, AuditStorageError, DamagedRecord
+from .. import AuditEvent, DamagedRecord
 from ..core._reading import member_of_events
 from ..storage._files.places import Place as _Place
 from ..storage._files.reader import TrailReader
@@ -20,7 +20,7 @@ from ..storage.archive import Archive
 from ..storage.earlier import is_of_earlier
 from ..storage.protocol import Conditions, EventFilter
 from ._conditions import with_conditions
-from ._output import INTERRUPTED, Output, failed, headed, in_json, plain
+from ._output import INTERRUPTED, Output, headed, in_json, plain, storage_failures
 from ._place import Place, Where, WithArchive, WithName, directory_at, named, opened, require_trail
 
 __all__ = ["count", "show", "tail"]
@@ -76,7 +76,7 @@ def show(
         wanted["event_id"] = event_id
     where, left = named(place, name), limit
     is_empty, rows = True, list[AuditEvent | DamagedRecord]()
-    try:
+    with storage_failures():
         with _found(where, archive, wanted, limit, oldest_first=oldest_first) as found:
             for item in up_to(limit + 1, found):
                 left -= isinstance(item, AuditEvent)
@@ -90,8 +90,6 @@ def show(
                     rows.append(item)
         if is_empty:
             require_trail(where)
-    except AuditStorageError as error:
-        raise failed(error) from None
     if rows:
         output = Output()
         output.show(_table(rows, wide=not output.is_terminal))
@@ -135,14 +133,13 @@ def tail(
     if not (follow or directory.exists()):
         raise typer.BadParameter(f"{str(directory)!r} does not exist.", param_hint="DIR")
     try:
-        found = False
-        for item in _tail(directory, EventFilter(**wanted), last, follow=follow):
-            found = True
-            typer.echo(_json(item) if as_json else _line(item))
-        if not found:
-            require_trail(directory)
-    except AuditStorageError as error:
-        raise failed(error) from None
+        with storage_failures():
+            found = False
+            for item in _tail(directory, EventFilter(**wanted), last, follow=follow):
+                found = True
+                typer.echo(_json(item) if as_json else _line(item))
+            if not found:
+                require_trail(directory)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
 
@@ -201,14 +198,12 @@ def count(
     Exit code: 0, whatever the trail has; 2 if it can't be read, or there is none.
     """
     where = named(place, name)
-    try:
+    with storage_failures():
         with opened(where, archive) as trail:
             # Records that are left out are logged, which without handlers goes to the standard error.
             counts = trail.sync.count_by(by, **wanted)
         if not counts:
             require_trail(where)
-    except AuditStorageError as error:
-        raise failed(error) from None
     if as_json:
         typer.echo(in_json(counts))
         return

@@ -12,7 +12,7 @@ import typer
 from .. import AuditEventType, AuditStorageError
 from ..storage.holds import Hold, add_hold, holds_on, remove_hold
 from ._operator import operator
-from ._output import NO, Output, failed, headed, in_json, plain
+from ._output import NO, Output, failed, headed, in_json, plain, storage_failures
 from ._place import Directory, require_trail, to_write
 
 __all__ = ["add", "hold", "list_", "remove"]
@@ -53,13 +53,12 @@ def add(directory: Directory, *, reason: _Reason, since: _Day = None, until: _Da
     Exit code: 0 if it is set and recorded; 2 if not, or if it is set alone, which is then said.
     """
     try:
-        # Set on another directory, it would hold nothing.
-        require_trail(directory)
-        added = add_hold(directory.absolute(), reason, since=since, until=until)
+        with storage_failures():
+            # Set on another directory, it would hold nothing.
+            require_trail(directory)
+            added = add_hold(directory.absolute(), reason, since=since, until=until)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    except AuditStorageError as error:
-        raise failed(error) from None
     # In force before it is recorded, so that there is no moment in which it is believed and not in force.
     try:
         _record(directory, "a legal hold was set", added, reason)
@@ -77,11 +76,9 @@ def list_(
 
     Exit code: 0, whatever there is; 2 if they can't be read.
     """
-    try:
+    with storage_failures():
         require_trail(directory)
         found = holds_on(directory.absolute())
-    except AuditStorageError as error:
-        raise failed(error) from None
     if as_json:
         typer.echo(in_json(found))
         return
@@ -110,14 +107,13 @@ def remove(
     if not reason.strip():
         raise typer.BadParameter("expected the reason in words", param_hint="--reason")
     try:
-        found = next((each for each in holds_on(directory.absolute()) if each.id == hold_id), None)
-        if found is None:
-            raise failed(f"there is no hold {hold_id}", NO)
-        # Recorded before it is lifted.
-        _record(directory, "a legal hold was lifted", found, reason)
-        remove_hold(directory.absolute(), hold_id)
-    except AuditStorageError as error:
-        raise failed(error) from None
+        with storage_failures():
+            found = next((each for each in holds_on(directory.absolute()) if each.id == hold_id), None)
+            if found is None:
+                raise failed(f"there is no hold {hold_id}", NO)
+            # Recorded before it is lifted.
+            _record(directory, "a legal hold was lifted", found, reason)
+            remove_hold(directory.absolute(), hold_id)
     except LookupError as error:
         # Another operator was faster.
         raise failed(error, NO) from None

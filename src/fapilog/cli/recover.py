@@ -6,13 +6,12 @@ from typing import Annotated, Final
 
 import typer
 
-from .. import AuditStorageError
 from ..record.chain import ChainError
 from ..storage._files.access import cannot
 from ..storage._files.recovering import recover as seal_damage
 from ..storage.earlier import is_of_earlier
 from ._operator import operator
-from ._output import NO, failed
+from ._output import NO, failed, storage_failures
 from ._place import Directory, require_trail
 
 __all__ = ["recover"]
@@ -36,10 +35,8 @@ def recover(
     """
     if not reason.strip():
         raise typer.BadParameter("expected the reason in words", param_hint="--reason")
-    try:
+    with storage_failures():
         require_trail(directory)
-    except AuditStorageError as error:
-        raise failed(error) from None
     if is_of_earlier(directory):
         raise failed(f"{directory} is a trail of the earlier fapilog: `fapilog continue` begins one that continues it")
     try:

@@ -9,9 +9,8 @@ from typing import Annotated
 import anyio
 import typer
 
-from .. import AuditStorageError, TrailMismatchError
 from ..storage.replication import Replication
-from ._output import CANNOT, NO, failed
+from ._output import failed, storage_failures
 from ._place import directory_at, in_postgres, is_dsn, place_of, require_trail
 
 __all__ = ["replicate"]
@@ -46,14 +45,13 @@ def replicate(
         raise typer.BadParameter("expected the database, as in postgresql://clinic@host/audit", param_hint="DSN")
     target = in_postgres(dsn, trail, "DSN")
     try:
-        replication = Replication(directory, target, name=trail, lag_limit=lag_limit)
-        if not once:
-            anyio.run(_follow, replication, place_of(dsn, target))
-            return
-        require_trail(directory)
-        head = anyio.run(replication.catch_up)
-    except AuditStorageError as error:
-        raise failed(error, NO if isinstance(error, TrailMismatchError) else CANNOT) from None
+        with storage_failures():
+            replication = Replication(directory, target, name=trail, lag_limit=lag_limit)
+            if not once:
+                anyio.run(_follow, replication, place_of(dsn, target))
+                return
+            require_trail(directory)
+            head = anyio.run(replication.catch_up)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     if not head.sequence_number:

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import AuditStorageError, ComplianceLevel, CompliancePolicy, OutboxError
+from .. import ComplianceLevel, CompliancePolicy, OutboxError
 from ..delivery.outbox._file.place import OutboxFile, has_mark
 from ..delivery.outbox._place import Queue
 from ..storage._files.access import cannot
 from ..storage._regular import regular_file
 from ..storage.retention import RetainedDay, RetentionReport
-from ._output import Output, failed, headed, in_json, plain
+from ._output import Output, failed, headed, in_json, plain, storage_failures
 from ._place import Directory, archive_at, require_trail, to_write
 
 __all__ = ["retain"]
@@ -67,18 +67,16 @@ def retain(
         raise typer.BadParameter(str(error).replace("retention_below_floor=True", "--below-floor")) from None
     if retention_days is None and archive_after_days is None:
         raise typer.BadParameter("expected --retention-days, --archive-after-days, or both")
-    try:
-        trail = to_write(directory, policy)
-    except AuditStorageError as error:
-        raise failed(error) from None
-    try:
+    with storage_failures():
         require_trail(directory)
-        keep_from = _first_that_stays([*(outboxes or ()), *_outboxes_in(directory)])
-        report = trail.sync.apply_retention(archive=archive, keep_from=keep_from, dry_run=dry_run)
-    except (AuditStorageError, OutboxError, ValueError) as error:
-        raise failed(error) from None
-    finally:
-        trail.sync.stop()
+        trail = to_write(directory, policy)
+        try:
+            keep_from = _first_that_stays([*(outboxes or ()), *_outboxes_in(directory)])
+            report = trail.sync.apply_retention(archive=archive, keep_from=keep_from, dry_run=dry_run)
+        except (OutboxError, ValueError) as error:
+            raise failed(error) from None
+        finally:
+            trail.sync.stop()
     if as_json:
         typer.echo(in_json(report))
     else:

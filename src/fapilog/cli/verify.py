@@ -20,7 +20,7 @@ from ..storage._files.times import Times
 from ..storage.archive import Archive
 from ..storage.archived import ArchiveStorage
 from ..storage.earlier import EarlierTrail, is_of_earlier, verify_earlier
-from ._output import CANNOT, NO, Output, failed, in_json, plain, progress, verdict
+from ._output import CANNOT, NO, Output, in_json, plain, progress, storage_failures, verdict
 from ._place import Place, Where, WithArchive, WithName, named, opened, require_trail
 
 __all__ = ["verify"]
@@ -49,14 +49,12 @@ def verify(
     Exit code: 0 if it is intact, 1 if not, 2 if it can't be read or DIR has none.
     """
     where = named(place, name)
-    try:
+    with storage_failures():
         if head is None and isinstance(where, Path) and is_of_earlier(where):
             raise typer.Exit(_say(verify_earlier(where), as_json=as_json))
         result = _verify(where, archive, None if head is None else _head(head))
         if result.valid:
             require_trail(where)
-    except AuditStorageError as error:
-        raise failed(error) from None
     if as_json:
         typer.echo(in_json(result))
     else:

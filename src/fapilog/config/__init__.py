@@ -33,13 +33,11 @@ from ..record.errors import FapilogError
 from ..record.options import nearest, require_mapping, require_path
 from ..record.privacy import without_frames
 from ..record.values import kind_of
-from ._hints import Accepted, accepted, in_table, inside_many, is_secret, is_text
+from ._hints import KEYS, Accepted, accepted, in_table, inside_many, is_secret, is_text
 from ._reader import DESTINATIONS, Reader, Reference, class_of
 
 __all__ = ["ConfigError", "dispatcher_from_env", "options_from_config", "options_from_env", "options_from_toml"]
 
-# The keys of a trail's arguments, in a table where nothing else has a path or a dispatcher.
-_KEYS: Final = {"storage_path": "path", "alert_dispatcher": "dispatcher"}
 _PREFIX: Final = "FAPILOG"
 # The keys of a trail that have a table: a policy, and storages.
 _STORED: Final = frozenset({"replica", "storage"})
@@ -95,7 +93,7 @@ def _options(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     if not isinstance(named, Mapping):
         reader.wrong(at_names, "a table of dispatchers", kind_of(named))
     reader.read_storage(given, _dotted(where, "storage"))
-    options = reader.options(accepted(AuditTrail, _KEYS), given, where)
+    options = reader.options(accepted(AuditTrail, KEYS), given, where)
     for name in reader.named.keys() - reader.used:
         reader.wrong(_dotted(at_names, name), "something that sends alerts to it", "nothing")
     return _checked(reader, options, where)
@@ -152,7 +150,7 @@ def options_from_env() -> dict[str, Any]:
         ConfigError: Something is wrong with the variables; everything is said.
     """
     reader = _reader_of_env()
-    possible = accepted(AuditTrail, _KEYS)
+    possible = accepted(AuditTrail, KEYS)
     settings = [key for key in possible if key not in {"dispatcher", *_TABLES}]
     found: dict[str, dict[str, str]] = {}
     for name, variable in _named(_PREFIX).items():
@@ -282,7 +280,7 @@ def _read(option: Accepted | None, variable: str, *, commas: bool) -> Any:
 def _checked(reader: Reader, options: dict[str, Any] | None, where: str) -> dict[str, Any]:
     """Return *options* if a trail can be made with them; raise everything that is wrong as a `ConfigError`."""
     if options is not None:
-        reader.called(AuditTrail, options, where, _KEYS)
+        reader.called(AuditTrail, options, where, KEYS)
     if reader.problems or options is None:
         raise ConfigError(reader.problems)
     return options

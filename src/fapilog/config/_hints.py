@@ -17,6 +17,7 @@ from ..record.privacy import ADDRESS
 
 __all__ = [
     "DISPATCHER",
+    "KEYS",
     "STORAGE",
     "Accepted",
     "Hint",
@@ -34,6 +35,9 @@ __all__ = [
     "meant",
     "origin",
 ]
+
+KEYS: Final = {"storage_path": "path", "alert_dispatcher": "dispatcher"}
+"""The keys of a trail's arguments that are shorter: in its table, nothing else has a path or a dispatcher."""
 
 Hint: TypeAlias = Any
 """An annotation, as `typing` returns it."""

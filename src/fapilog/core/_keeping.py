@@ -150,7 +150,7 @@ def archive_of(storage: AuditStorage, given: Archive | Path | str) -> Archive:
     from ..storage._archive.addresses import require_archive  # noqa: PLC0415
     from ..storage.archive import DirectoryArchive  # noqa: PLC0415
 
-    archive = require_archive("archive", given)
+    archive = require_archive(given)
     files = in_files("archive", storage)
     if isinstance(archive, DirectoryArchive) and archive.directory.resolve() == files.directory.resolve():
         raise ValueError("archive: expected another directory than that of the trail")

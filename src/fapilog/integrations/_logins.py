@@ -13,14 +13,13 @@ from ..core.audit import AuditTrail
 from ..record.kinds import AuditEventType, AuditOutcome
 from ..record.parties import Target
 from ..record.values import unreadable
-from ..tasks.strangers import Log, is_interrupt, tamed
+from ..tasks.strangers import contained, tamed
+from ._failures import logged
 
 __all__ = ["Logins", "current_user_id"]
 
 _Receiver = Callable[..., None]
 _Change = tuple[AuditEventType, str, str]
-
-_log: Final = Log("fapilog")
 
 # The signals of Flask-Security: the event type, the operation, and the message. The signals carry tokens, forms and
 # addresses besides, which are not recorded. https://flask-security.readthedocs.io/en/stable/api.html#signals
@@ -84,9 +83,9 @@ class Logins:
             for name, receive in receivers.items():
                 # An older version has fewer of them.
                 if (signal := getattr(signals, name, None)) is not None:
-                    contained = _contained(receive)
-                    self._receivers.append(contained)
-                    signal.connect(contained, sender=app)
+                    receiver = _contained(receive)
+                    self._receivers.append(receiver)
+                    signal.connect(receiver, sender=app)
 
     # -- of Flask-Login: https://flask-login.readthedocs.io/en/latest/#signals
 
@@ -111,7 +110,7 @@ class Logins:
     def _remembered(self, _app: Any, *, user: Any = None, **_: object) -> None:
         # The user may be loaded because an event asks for it. Such code has no context; the end of the request has.
         log = partial(self._trail.sync.log_authentication, success=True, user_id=_id_of(user), method="remember cookie")
-        import_module("flask").after_this_request(partial(_then, _logged(log)))
+        import_module("flask").after_this_request(partial(_then, log))
 
     # -- of Flask-Security
 
@@ -166,27 +165,19 @@ def _contained(receive: _Receiver) -> _Receiver:
     """Return a receiver that raises nothing into the code that signals: an error is logged, by its type."""
 
     def call_or_wait(app: Any, **given: Any) -> None:
-        call = _logged(partial(receive, app, **given))
+        call = partial(receive, app, **given)
         if _is_new(given.get("user")):
             import_module("flask").after_this_request(partial(_then, call))
         else:
-            call()
+            _record(call)
 
     return call_or_wait
 
 
-def _logged(record: Callable[[], object]) -> Callable[[], None]:
-    """Return *record*, whose errors are logged."""
-
-    def call() -> None:
-        try:
-            record()
-        except BaseException as error:
-            if is_interrupt(error):
-                raise
-            _log.error("a signal of the application is not recorded: %s", type(tamed(error)).__qualname__)
-
-    return call
+def _record(call: Callable[[], object]) -> None:
+    # What a value of the application raises when it is asked may be no `Exception`.
+    with logged("a signal of the application is not recorded"), contained():
+        call()
 
 
 def _is_new(user: Any) -> bool:
@@ -202,6 +193,6 @@ def _is_new(user: Any) -> bool:
         return False
 
 
-def _then(call: Callable[[], None], response: Any) -> Any:
-    call()
+def _then(call: Callable[[], object], response: Any) -> Any:
+    _record(call)
     return response

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from ..core.audit import AuditTrail
@@ -12,10 +13,11 @@ from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome
 from ..record.options import require, require_callable, require_kind
 from ..record.values import given_text
 from ..tasks.strangers import Log, answer, tamed
+from ._failures import logged
 from ._headers import client_address, header_name
 from ._secrets import MASK, is_secret
 
-__all__ = ["GONE", "Choice", "RequestOptions", "of_request"]
+__all__ = ["GONE", "Choice", "RequestOptions", "of_request", "unstored"]
 
 Choice = bool | Callable[[str, str, int], object]
 """Which requests have an event: all, none, or as a function of method, path and status says."""
@@ -27,6 +29,9 @@ https://github.com/nginx/nginx/blob/master/src/http/ngx_http_request.h (NGX_HTTP
 """
 
 _log: Final = Log("fapilog")
+
+unstored: Final = partial(logged, "a request is answered without its event, which can't be stored")
+"""Around the call that stores the event of a request: a failure is logged, and the request answered all the same."""
 
 _DENIED: Final = frozenset({401, 403, 429})
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS", "QUERY", "TRACE", "WEBSOCKET"})

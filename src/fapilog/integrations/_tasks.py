@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Final
 
 from ..context import audit_context, current_audit_context
@@ -13,14 +14,14 @@ from ..record.kinds import AuditEventType
 from ..record.parties import Actor
 from ..record.values import text
 from ..tasks.portal import flush_all
-from ..tasks.strangers import Log, is_interrupt
+from ._failures import logged
 
 __all__ = [
     "HEADER",
     "Entered",
     "carried",
-    "logged",
     "process_ends",
+    "recording",
     "task_context",
     "worker_ended",
     "worker_started",
@@ -30,7 +31,9 @@ __all__ = [
 HEADER: Final = "fapilog"
 """The name under which a message carries the result of `carried`."""
 
-_log: Final = Log("fapilog")
+recording: Final = partial(logged, "an event about a task was not recorded")
+"""Around code that records something about a task: a failure is logged, and the task goes on."""
+
 # Only these: a message lies in the broker, where other services may read it.
 _CARRIED: Final = ("user_id", "request_id")
 
@@ -94,26 +97,16 @@ class Entered(threading.local):
             self._contexts.pop()
 
 
-def logged(call: Callable[[], object]) -> None:
-    """Make *call*, which records something about a task; an exception is logged, and only an interrupt raised on."""
-    try:
-        call()
-    except Exception as error:
-        if is_interrupt(error):
-            raise
-        _log.error("an event about a task was not recorded: %s", type(error).__qualname__)
-
-
 def worker_started(trail: AuditTrail, component: str, name: object) -> None:
     """Record that a worker takes tasks from now on."""
-    message = f"worker {text(name)} started"
-    logged(lambda: trail.sync.log_event(AuditEventType.SYSTEM_STARTUP, message, component=component))
+    with recording():
+        trail.sync.log_event(AuditEventType.SYSTEM_STARTUP, f"worker {text(name)} started", component=component)
 
 
 def worker_stopped(trail: AuditTrail, component: str, name: object) -> None:
     """Record that a worker takes no more tasks."""
-    message = f"worker {text(name)} stopped"
-    logged(lambda: trail.sync.log_event(AuditEventType.SYSTEM_SHUTDOWN, message, component=component))
+    with recording():
+        trail.sync.log_event(AuditEventType.SYSTEM_SHUTDOWN, f"worker {text(name)} stopped", component=component)
 
 
 def worker_ended(trail: AuditTrail, component: str, name: object) -> None:
@@ -125,4 +118,5 @@ def worker_ended(trail: AuditTrail, component: str, name: object) -> None:
 def process_ends(trail: AuditTrail) -> None:
     """Flush the handlers and send the alerts that wait; multiprocessing ends its children without an exit."""
     flush_all()
-    logged(trail.sync.stop)
+    with recording():
+        trail.sync.stop()

@@ -31,13 +31,12 @@ from ..record.options import is_async, require_kind
 from ..record.values import kind_of, text
 from ..tasks.green import refuse_green_threads
 from ..tasks.portal import flush_at_exit
-from ..tasks.strangers import Log
 from . import _tasks
+from ._failures import logged
 from ._tasks import process_ends, worker_started, worker_stopped
 
 __all__ = ["AuditMiddleware", "carried"]
 
-_log: Final = Log("fapilog")
 # Seconds that the event about a job that was cancelled may take: a worker that ends waits for its jobs.
 _AT_MOST: Final = 5.0
 
@@ -143,8 +142,5 @@ class AuditMiddleware:
 
     async def _failed(self, error: BaseException, ctx: dict[Any, Any]) -> None:
         metadata = {"attempt": ctx.get("job_try")}
-        with anyio.move_on_after(_AT_MOST, shield=True):
-            try:
-                await self._trail.log_error(error, operation="task", outcome="failure", metadata=metadata)
-            except Exception as failure:
-                _log.error("an event about a job was not recorded: %s", type(failure).__qualname__)
+        with anyio.move_on_after(_AT_MOST, shield=True), logged("an event about a job was not recorded"):
+            await self._trail.log_error(error, operation="task", outcome="failure", metadata=metadata)

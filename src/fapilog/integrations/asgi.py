@@ -16,9 +16,8 @@ from ..core.audit import AuditTrail
 from ..record.errors import reason
 from ..record.options import require_callable, require_kind
 from ..record.values import kind_of
-from ..tasks.strangers import Log
 from ._headers import RECORDED, REQUEST_ID, request_id
-from ._requests import GONE, RequestOptions, of_request
+from ._requests import GONE, RequestOptions, of_request, unstored
 
 __all__ = ["AuditMiddleware", "Scope", "with_lifespan"]
 
@@ -29,8 +28,6 @@ Scope = Mapping[str, Any]
 _Receive = Callable[[], Awaitable[Any]]
 _Send = Callable[[Any], Awaitable[None]]
 _App = Callable[[Any, Any, Any], Awaitable[None]]
-
-_log: Final = Log("fapilog")
 
 # The messages that begin an answer and have headers.
 _STARTS: Final = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
@@ -202,12 +199,10 @@ class AuditMiddleware:
         trail = self._options.trail_for(self, recorded, method, path, status)
         if trail is None:
             return
-        # Starlette, FastAPI and Litestar leave them here.
-        kind, message, fields = of_request(method, path, status, error, parameters=scope.get("path_params"))
-        try:
+        with unstored():
+            # Starlette, FastAPI and Litestar leave them here.
+            kind, message, fields = of_request(method, path, status, error, parameters=scope.get("path_params"))
             await trail.log_event(kind, message, **fields)
-        except Exception as failure:
-            _log.error("a request is answered without its event, which can't be stored: %s", type(failure).__qualname__)
 
 
 def with_lifespan(app: _App, trail: AuditTrail) -> _App:

@@ -23,8 +23,8 @@ from ._tasks import (
     HEADER,
     Entered,
     carried,
-    logged,
     process_ends,
+    recording,
     task_context,
     worker_ended,
     worker_started,
@@ -105,7 +105,8 @@ class _Receivers:
         fields = {"operation": "task", "outcome": "failure", "component": sender.name, "request_id": task_id}
         log = functools.partial(self._trail.sync.log_error, exception, **fields)
         if self._entered.has(task_id):
-            logged(log)
+            with recording():
+                log()
             return
         # Where a process of the pool was killed, this is the worker's main process, without the context of the task.
         # From Celery 5.7 on, its request is at hand here; and a hard time limit is told of a second time, without it.
@@ -113,8 +114,9 @@ class _Receivers:
         is_told_again = not is_at_hand and self._over_time == task_id
         self._over_time = task_id if is_at_hand and isinstance(exception, TimeLimitExceeded) else ""
         if not is_told_again:
-            with task_context(sender.name, task_id, getattr(sender.request, HEADER, None) if is_at_hand else None):
-                logged(log)
+            given = getattr(sender.request, HEADER, None) if is_at_hand else None
+            with task_context(sender.name, task_id, given), recording():
+                log()
 
     def worker_started(self, *, sender: Any, **_: object) -> None:
         worker_started(self._trail, "celery", sender.hostname)

@@ -20,7 +20,7 @@ from dramatiq.errors import RateLimitExceeded, Retry
 from ..core.audit import AuditTrail
 from ..record.options import require_kind
 from ..tasks.green import refuse_green_threads
-from ._tasks import HEADER, Entered, carried, logged, task_context, worker_ended, worker_started
+from ._tasks import HEADER, Entered, carried, recording, task_context, worker_ended, worker_started
 
 __all__ = ["AuditMiddleware"]
 
@@ -89,7 +89,8 @@ class AuditMiddleware(Middleware):
         self._last.carried = carried()
         try:
             if exception is not None and not isinstance(exception, Retry | RateLimitExceeded):
-                logged(lambda: self._failed(message, exception))
+                with recording():
+                    self._failed(message, exception)
         finally:
             # Also if dramatiq interrupts this thread meanwhile, since the time limit of the message has passed: the
             # next message in this thread must not have the user of this one.

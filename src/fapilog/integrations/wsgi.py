@@ -14,16 +14,14 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 from ..context import audit_context
 from ..core.audit import AuditTrail
 from ..record.options import require_callable
-from ..tasks.strangers import Log
 from ._headers import RECORDED, REQUEST_ID, ROUTING_ARGS, environ_name, request_id
-from ._requests import RequestOptions, of_request
+from ._requests import RequestOptions, of_request, unstored
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
 
 __all__ = ["AuditMiddleware", "note_error"]
 _ERROR: Final = "fapilog.error"
-_log: Final = Log("fapilog")
 
 
 def note_error(environ: dict[str, Any], error: BaseException) -> None:
@@ -169,12 +167,10 @@ class AuditMiddleware:
         trail = self._options.trail_for(self, recorded, method, path, status)
         if trail is None:
             return
-        try:
+        with unstored():
             _, parameters = environ.get(ROUTING_ARGS) or ((), None)
             kind, message, fields = of_request(method, path, status, error, parameters=parameters)
             trail.sync.log_event(kind, message, **fields)
-        except Exception as failure:
-            _log.error("a request is answered without its event, which can't be stored: %s", type(failure).__qualname__)
 
 
 class _Body:

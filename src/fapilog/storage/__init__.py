@@ -2,7 +2,8 @@
 Where records are kept.
 
 `protocol` says what a storage is, and how it is asked. All storages share `_anchor` (the front that retention has
-removed), `_holes` (events, and what can't be read between them), `_verdicts`, `_room` and `copying`.
+removed), `_holes` (events, and what can't be read between them), `_verdicts`, `_room`, `closing` and `copying`; and for
+files of any kind `_regular`, which opens them, and `_whole`, which makes them.
 
 - In files: `files` is the storage, `_files` has its parts; `_copier` takes the records of another storage.
 - In the rows of a database: `sqlite`, with its file in `_sqlitetrail`, and `postgres`; `_rows` has what these share.

@@ -49,7 +49,7 @@ class ArchiveStorage:
     runs_anywhere = True
 
     def __init__(self, archive: Archive | Path | str) -> None:
-        self._archive = require_archive("archive", archive)
+        self._archive = require_archive(archive)
         self._reader = ArchiveReader(self._archive)
 
     def __str__(self) -> str:

@@ -198,10 +198,9 @@ def followed(place: object, after: ChainHead, lines: Sequence[bytes]) -> ChainHe
         raise TrailMismatchError(f"{place}: in the given records, {damage}; nothing is appended") from damage
 
 
-def elsewhere(place: object, after: ChainHead | None) -> AuditStorageError:
+def elsewhere(place: object, after: ChainHead) -> AuditStorageError:
     """Return the error that says that the trail in *place* does not end with the head *after*."""
-    number = 0 if after is None else after.sequence_number
-    return AuditStorageError(f"{place}: its newest record is not record {number}; nothing is appended")
+    return AuditStorageError(f"{place}: its newest record is not record {after.sequence_number}; nothing is appended")
 
 
 def events_of(lines: Sequence[bytes]) -> list[AuditEvent]:

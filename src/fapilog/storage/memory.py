@@ -83,7 +83,8 @@ class MemoryStorage(Uncopied):
         with self._turn.taken():
             if once and event.event_id in self._ids:
                 return None
-            line, seal = chain.seal(body, *_next(self._lines))
+            head = _head(self._lines)
+            line, seal = chain.seal(body, head.sequence_number + 1, head.checksum)
             self._lines.append(line.removesuffix(b"\n"))
             self._ids.add(event.event_id)
             return seal
@@ -100,8 +101,7 @@ class MemoryStorage(Uncopied):
         await _checkpoint()
         head = followed("memory", after, lines)
         with self._turn.taken():
-            number, checksum = _next(self._lines)
-            if ChainHead(number - 1, checksum) != after:
+            if _head(self._lines) != after:
                 raise elsewhere("memory", after)
             self._ids.update(event.event_id for event in events_of(lines))
             self._lines.extend(lines)
@@ -156,15 +156,14 @@ def _item(number: int, line: bytes) -> AuditEvent | DamagedRecord:
     return item_of(line, file="memory", offset=number, size=1, number=number)
 
 
-def _next(lines: list[bytes]) -> tuple[int, str | None]:
-    """Return the number of the record that comes next, and the checksum of the one before it."""
+def _head(lines: list[bytes]) -> ChainHead:
+    """Return the head of the chain, after checking its record."""
     if not lines:
-        return 1, None
+        return EMPTY
     try:
-        head = chain.follow(chain.head_before(lines[-1]), lines[-1:])
+        return chain.follow(chain.head_before(lines[-1]), lines[-1:])
     except ChainError as damage:
         raise AuditStorageError(f"in memory: {damage}; nothing is appended") from damage
-    return head.sequence_number + 1, head.checksum
 
 
 async def _checkpoint() -> None:

@@ -44,7 +44,7 @@ from ._files.directory import reading, size_of
 from ._files.lines import Lines
 from ._files.names import SUFFIX, date_of, day_of, files_set_aside, names
 from ._files.reader import TrailReader
-from ._files.torn import Torn
+from ._files.torn import follow_older
 from ._replica import Replica, replica_of
 from .archive import Archive
 from .holds import Hold, holds_on
@@ -308,14 +308,12 @@ def _examined(directory: Path, day: RetainedDay, before: ChainHead) -> tuple[Ret
     """Return *day* with its numbers and hash, and the head after it; if it is damaged, why it is kept, and None."""
     try:
         with reading(directory, day.file) as fd:
-            head, size, rest = Lines(fd, day.file).follow(0, before)
-            if not rest or Torn(directory, day.file, size, rest).is_set_aside():
-                numbers = {"first": before.sequence_number + 1, "last": head.sequence_number}
-                return replace(day, sha256=digest(fd), **numbers), head
+            head = follow_older(directory, Lines(fd, day.file), 0, before)
+            numbers = {"first": before.sequence_number + 1, "last": head.sequence_number}
+            return replace(day, sha256=digest(fd), **numbers), head
     except ChainError:
-        pass
-    # Evidence: see `fapilog recover`.
-    return replace(day, kept="it is damaged"), None
+        # Evidence: see `fapilog recover`.
+        return replace(day, kept="it is damaged"), None
 
 
 def _not_replicated(day: RetainedDay, replica: Replica | None) -> str | None:

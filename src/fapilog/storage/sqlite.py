@@ -50,7 +50,6 @@ class _Item(NamedTuple):
     event_id: str
     body: bytes
     values: tuple[Any, ...]
-    once: bool
 
 
 class SQLiteStorage(RowStorage):
@@ -116,7 +115,7 @@ class SQLiteStorage(RowStorage):
                 away, the record would be longer than `MAX_RECORD_BYTES`, or another one has the id.
         """
         body = chain.body_to_store(event)
-        result = await self._commits.submit(_Item(event.event_id, body, values_of(event), once))
+        result = await self._commits.submit(_Item(event.event_id, body, values_of(event)))
         if result is None and not once:
             raise AuditStorageError(f"cannot append to {self._path}: a record has the id of this event already")
         return result
@@ -176,7 +175,7 @@ class SQLiteStorage(RowStorage):
         seals: list[Seal | None] = []
         rows: list[tuple[Any, ...]] = []
         ids: set[str] = set()
-        for event_id, body, values, _ in items:
+        for event_id, body, values in items:
             if event_id in ids or _has(connection, event_id):
                 seals.append(None)
                 continue

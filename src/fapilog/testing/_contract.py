@@ -24,7 +24,7 @@ from ..record.kinds import AuditEventType, AuditLogLevel
 from ..record.values import kind_of, tags
 from ..tasks.strangers import contained
 
-__all__ = ["Cancelled", "Subject", "an_event", "check", "check_dispatcher", "hidden_in_logs", "printed"]
+__all__ = ["Cancelled", "Subject", "an_event", "at_once", "check", "check_dispatcher", "hidden_in_logs", "printed"]
 
 
 async def check_dispatcher(
@@ -182,19 +182,28 @@ async def _delivers_any_text(subject: Subject) -> None:
 
 
 async def _overlaps(subject: Subject) -> None:
+    events = [an_event(words=f"overlapping call {number}") for number in range(_CALLS_AT_ONCE)]
+    try:
+        await at_once(functools.partial(subject.deliver, event) for event in events)
+    except AssertionError as failure:
+        raise AssertionError(f"calls should overlap; of {_CALLS_AT_ONCE} at once one failed") from failure
+
+
+async def at_once(calls: Iterable[Callable[[], Awaitable[object]]]) -> None:
+    """Make all *calls*, and raise the first failure as it is: no task group wraps it."""
     failures: list[AssertionError] = []
 
-    async def deliver(number: int) -> None:
+    async def make(call: Callable[[], Awaitable[object]]) -> None:
         try:
-            await subject.deliver(an_event(words=f"overlapping call {number}"))
+            await call()
         except AssertionError as failure:
             failures.append(failure)
 
     async with anyio.create_task_group() as tasks:
-        for number in range(_CALLS_AT_ONCE):
-            tasks.start_soon(deliver, number)
+        for call in calls:
+            tasks.start_soon(make, call)
     if failures:
-        raise AssertionError(f"calls should overlap; of {_CALLS_AT_ONCE} at once one failed") from failures[0]
+        raise failures[0]
 
 
 async def _lets_cancellation_pass(subject: Subject) -> None:

@@ -20,6 +20,7 @@ from ..record.events import AuditEvent
 from ..record.formats import decoded
 from ..storage.protocol import AuditStorage, EventFilter
 from ..tasks.loops import without_loop
+from ._contract import at_once
 from ._lost import finds_lost_answers, require_picklable, survives_kills
 from ._optional import knows_the_last_before, pages_from_places, takes_lines
 from ._place import MOST_WAITS, Place
@@ -121,27 +122,17 @@ async def _appends(place: Place) -> None:
 
 async def _groups(place: Place) -> None:
     storage = place.open()
-    await place.require(storage, await _at_once(place, [storage], _MANY))
+    await place.require(storage, await _appended_at_once(place, [storage], _MANY))
 
 
-async def _at_once(place: Place, storages: Sequence[AuditStorage], count: int) -> list[AuditEvent]:
+async def _appended_at_once(place: Place, storages: Sequence[AuditStorage], count: int) -> list[AuditEvent]:
     """Append *count* events at once, to *storages* in turn, and return them as they were stored."""
     stored: list[AuditEvent] = []
-    failures: list[AssertionError] = []
 
     async def append(storage: AuditStorage) -> None:
-        event = an_event_with("many at once")
-        try:
-            stored.append(chain.sealed(event, await place.append(storage, event)))
-        except AssertionError as failure:
-            # Raised outside, where no task group wraps it.
-            failures.append(failure)
+        stored.extend(await place.fill(storage, [an_event_with("many at once")]))
 
-    async with anyio.create_task_group() as tasks:
-        for _, storage in zip(range(count), itertools.cycle(storages), strict=False):
-            tasks.start_soon(append, storage)
-    if failures:
-        raise failures[0]
+    await at_once(functools.partial(append, each) for each in itertools.islice(itertools.cycle(storages), count))
     return stored
 
 
@@ -155,21 +146,13 @@ async def _appends_once(place: Place) -> None:
     again = msgspec.structs.replace(event, message="the same id")
     if await place.append_once(storage, again) is not None:
         raise AssertionError("append with once should return None if the id of the event is there already")
-    results: list[Seal | None] = []
-    failures: list[AssertionError] = []
+    seals: list[Seal] = []
 
     async def append() -> None:
-        try:
-            results.append(await place.append_once(storage, other))
-        except AssertionError as failure:
-            failures.append(failure)
+        if (seal := await place.append_once(storage, other)) is not None:
+            seals.append(seal)
 
-    async with anyio.create_task_group() as tasks:
-        for _ in range(_FEW):
-            tasks.start_soon(append)
-    if failures:
-        raise failures[0]
-    seals = [seal for seal in results if seal is not None]
+    await at_once([append] * _FEW)
     if len(seals) != 1:
         raise AssertionError(f"append with once should store an event once; of {_FEW} at once {len(seals)} did")
     stored += [chain.sealed(event, first), chain.sealed(other, seals[0])]
@@ -302,32 +285,21 @@ async def _lets_cancellation_pass(place: Place) -> None:
 async def _serves_threads(place: Place) -> None:
     storage = place.open()
     stored: list[AuditEvent] = []
-    failures: list[AssertionError] = []
 
     async def append() -> None:
         for _ in range(_ROUNDS):
-            stored.extend(await _at_once(place, [storage], _FEW))
+            stored.extend(await _appended_at_once(place, [storage], _FEW))
             await place.find(storage, EventFilter(), _FEW)
 
     async def append_alone() -> None:
         for _ in range(_ROUNDS):
             stored.extend(await place.fill_without_loop(storage, [an_event_with("without a loop")]))
 
-    async def in_thread(way: Callable[[], object]) -> None:
-        try:
-            await anyio.to_thread.run_sync(way)
-        except AssertionError as failure:
-            failures.append(failure)
-
     backends = ("asyncio", "trio") if importlib.util.find_spec("trio") else ("asyncio",)
     ways: list[Callable[[], object]] = [functools.partial(anyio.run, append, backend=each) for each in backends * 2]
     if getattr(storage, "runs_anywhere", False):
         ways += [lambda: without_loop(append_alone())] * 2
-    async with anyio.create_task_group() as tasks:
-        for way in ways:
-            tasks.start_soon(in_thread, way)
-    if failures:
-        raise failures[0]
+    await at_once(functools.partial(anyio.to_thread.run_sync, way) for way in ways)
     await place.require(storage, stored)
 
 
@@ -336,7 +308,7 @@ async def _shares_its_place(place: Place) -> None:
     stored: list[AuditEvent] = []
     for number in range(_FEW):
         stored += await place.fill(storages[number % 2], [an_event_with("in turn")])
-    stored += await _at_once(place, storages, _MANY)
+    stored += await _appended_at_once(place, storages, _MANY)
     for storage in storages:
         await place.require(storage, stored)
     event = an_event_with("once")

@@ -18,15 +18,14 @@ from ...record.intake import CommonFields
 from ...record.options import several
 from ...record.parties import Target
 from ...record.values import kind_of
-from ...tasks.strangers import Log, is_interrupt
+from ...tasks.strangers import is_interrupt
+from .._failures import logged
 from .._rowchanges import Changes, RowChange, key_part, masked, require_fields
-from ._settings import record, trail
+from ._settings import recording, trail
 
 __all__ = ["audited", "connect_relations", "target_of"]
 
 _Model = TypeVar("_Model", bound=type[Any])
-
-_log: Final = Log("fapilog")
 
 _BEFORE: Final = "fapilog_before"
 
@@ -211,19 +210,14 @@ def _contained(receive: Callable[..., Iterable[RowChange]]) -> Callable[..., Non
     """
     Return a receiver that records the changes that *receive* returns, when the transaction commits.
 
-    It raises nothing into the code that saves but the exception of a signal handler, as of a time limit: an error is
-    logged, by its type.
+    It raises into the code that saves what `logged` does, and nothing else.
     """
 
     @wraps(receive)
     def call(*, sender: type[Any], using: str, **given: Any) -> None:
-        try:
+        with logged("a change of a %s is not recorded", sender.__qualname__):
             for change in receive(sender=sender, using=using, **given):
                 _record(change, using)
-        except Exception as error:
-            if is_interrupt(error):
-                raise
-            _log.error("a change of a %s is not recorded: %s", sender.__qualname__, type(error).__qualname__)
 
     return call
 
@@ -360,7 +354,8 @@ def _record(change: RowChange, using: str) -> None:
     context = settled_context()
 
     def then() -> None:
-        context.run(record, lambda: change.log(trail.sync))
+        with recording():
+            context.run(change.log, trail.sync)
 
     try:
         transaction.on_commit(then, using=using, robust=True)

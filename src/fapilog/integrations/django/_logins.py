@@ -9,7 +9,7 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
 
 from ...record.kinds import AuditEventType
-from ._settings import id_of, record, trail
+from ._settings import id_of, recording, trail
 
 __all__ = ["connect"]
 
@@ -24,11 +24,13 @@ def connect() -> None:
 def _logged_in(*, user: Any, **_: object) -> None:
     backend = getattr(user, "backend", None)
     metadata = backend and {"backend": backend}
-    record(lambda: trail.sync.log_authentication(success=True, user_id=id_of(user), metadata=metadata))
+    with recording():
+        trail.sync.log_authentication(success=True, user_id=id_of(user), metadata=metadata)
 
 
 def _login_failed(*, credentials: Mapping[str, Any], **_: object) -> None:
-    record(lambda: trail.sync.log_authentication(success=False, user_id=_name_in(credentials)))
+    with recording():
+        trail.sync.log_authentication(success=False, user_id=_name_in(credentials))
 
 
 def _name_in(credentials: Mapping[str, Any]) -> Any:
@@ -39,4 +41,5 @@ def _name_in(credentials: Mapping[str, Any]) -> Any:
 
 def _logged_out(*, user: Any, **_: object) -> None:
     if user is not None:  # whose session had not ended already
-        record(lambda: trail.sync.log_event(AuditEventType.SESSION_ENDED, "Signed out", user_id=id_of(user)))
+        with recording():
+            trail.sync.log_event(AuditEventType.SESSION_ENDED, "Signed out", user_id=id_of(user))

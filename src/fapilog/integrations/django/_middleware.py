@@ -20,7 +20,7 @@ from ...tasks.strangers import Log
 from .._headers import RECORDED, REQUEST_ID, environ_name, request_id
 from .._requests import GONE
 from .._requests import of_request as event_of
-from ._settings import OfRequest, begin, has_begun, of_request, record, trail
+from ._settings import OfRequest, begin, has_begun, of_request, recording, trail
 
 __all__ = ["AuditMiddleware"]
 
@@ -125,7 +125,8 @@ class AuditMiddleware:
         kind, message, fields = event_of(method, path, status, shown, parameters=parameters)
         if code is not None:
             fields["metadata"]["code"] = code
-        record(lambda: trail.sync.log_event(kind, message, **fields))
+        with recording():
+            trail.sync.log_event(kind, message, **fields)
 
     def _block(self, request: _Request) -> AbstractContextManager[None]:
         options, meta = self._options, request.META

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from inspect import signature
 from typing import Any, Final
 
@@ -14,10 +15,12 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from ...config import options_from_config
+from ...config._hints import KEYS
 from ...core.audit import AuditTrail
 from ...record.options import did_you_mean, require_callable
 from ...record.values import kind_of
-from ...tasks.strangers import Log, is_interrupt
+from ...tasks.strangers import Log
+from .._failures import logged
 from .._requests import RequestOptions
 
 __all__ = [
@@ -28,19 +31,17 @@ __all__ = [
     "id_of",
     "of_request",
     "problems",
-    "record",
+    "recording",
     "trail",
     "trail_options",
 ]
 
 _log: Final = Log("fapilog")
 
-# Shorter than the arguments of a trail, where nothing else has a path or a dispatcher.
-_NAMES: Final = {"storage_path": "path", "alert_dispatcher": "dispatcher"}
 _OF_REQUEST: Final = ("trusted_proxies", "proxy_header", "request_id_header", "user_id", "log_requests")
 _IMPORTED: Final = frozenset({"user_id", "log_requests"})
 _MADE_HERE: Final = frozenset({"dispatcher", "storage"})
-_KNOWN: Final = (*(_NAMES.get(name, name) for name in signature(AuditTrail).parameters), "dispatchers", *_OF_REQUEST)
+_KNOWN: Final = (*(KEYS.get(name, name) for name in signature(AuditTrail).parameters), "dispatchers", *_OF_REQUEST)
 
 
 # The attribute that the trail has when it is made.
@@ -103,7 +104,7 @@ def _misfits(given: Mapping[str, Any]) -> list[str]:
 
 
 def _meant(name: str) -> str:
-    return did_you_mean(_NAMES.get(name, name), _KNOWN) or f"; there are {', '.join(_KNOWN)}"
+    return did_you_mean(KEYS.get(name, name), _KNOWN) or f"; there are {', '.join(_KNOWN)}"
 
 
 def of_request() -> OfRequest:
@@ -240,19 +241,13 @@ def begin() -> None:
         _log.error("the audit trail can't be started, its first alert tries again: %s", type(error).__qualname__)
 
 
-def record(log: Callable[[], object]) -> None:
-    """
-    Call *log*, which records an event; log its exception, unless a signal handler has raised it, with the type alone.
+recording: Final = partial(logged, "an event of Django is not recorded")
+"""
+Around code that records an event: a failure is logged, since the site has made its change by then.
 
-    The site has made its change by then. An event that can't be stored opens an incident of the trail, which alerts.
-    The trail is asked for in *log*, and not before: its first use raises where the setting AUDIT is wrong.
-    """
-    try:
-        log()
-    except Exception as error:
-        if is_interrupt(error):
-            raise
-        _log.error("an event of Django is not recorded: %s", type(error).__qualname__)
+An event that can't be stored opens an incident of the trail, which alerts. The trail is asked for inside of the block:
+its first use raises where the setting AUDIT is wrong.
+"""
 
 
 def forget(*, setting: str, **_: object) -> None:

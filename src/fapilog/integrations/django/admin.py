@@ -22,7 +22,7 @@ from ...record.kinds import AuditEventType
 from ...storage.protocol import Conditions
 from ._changes import target_of
 from ._page import PAGE, Questions, changes_of, rows_of, shown
-from ._settings import id_of, record, trail
+from ._settings import id_of, recording, trail
 from .models import Event
 
 __all__ = ["AuditHistory", "EventAdmin"]
@@ -143,15 +143,14 @@ class AuditHistory:
 
 def _note(request: Any) -> None:
     """Record a look at the trail: PCI DSS 10.2.1.3, "all access to audit logs"."""
-    record(
-        lambda: trail.sync.log_event(
+    with recording():
+        trail.sync.log_event(
             AuditEventType.AUDIT_LOG_ACCESS,
             "Audit trail read in the admin",
             operation="read",
             user_id=id_of(request.user),
             metadata={"page": request.get_full_path()},
         )
-    )
 
 
 def _found(conditions: Conditions, limit: int) -> tuple[list[AuditEvent], str]:

@@ -22,9 +22,10 @@ from ...record.intake import CommonFields
 from ...record.options import require_kind, several
 from ...record.parties import Target
 from ...record.values import kind_of
+from .._failures import logged
 from .._rowchanges import require_fields
 from ._asyncio import AsyncSession, async_scoped_session, async_sessionmaker
-from ._changes import Changes, contained
+from ._changes import Changes
 from ._states import Attribute, State, key_of, target_at
 
 __all__ = ["Sessions", "audit_changes", "target_of"]
@@ -117,7 +118,7 @@ def audit_changes(
         "after_commit",
         "after_transaction_end",
     ):
-        event.listen(listenable, name, contained(getattr(changes, name)))
+        event.listen(listenable, name, logged("a change in the database is not recorded")(getattr(changes, name)))
 
 
 def target_of(instance: object) -> Target:

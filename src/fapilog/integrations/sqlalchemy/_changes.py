@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -38,7 +37,7 @@ from ._states import (
     target_at,
 )
 
-__all__ = ["Changes", "contained"]
+__all__ = ["Changes"]
 
 _log: Final = Log("fapilog")
 
@@ -46,21 +45,6 @@ _log: Final = Log("fapilog")
 _SECONDS: Final = 10.0
 # SQLAlchemy 2.2 calls it so.
 _await: Final[Callable[[Any], Any]] = getattr(concurrency, "await_", None) or concurrency.await_only
-
-
-def contained(listen: Callable[..., None]) -> Callable[..., None]:
-    """Return a listener that raises an interrupt alone into the session: any other error is logged, by its type."""
-
-    @functools.wraps(listen)
-    def call(*given: Any) -> None:
-        try:
-            listen(*given)
-        except Exception as error:
-            if is_interrupt(error):
-                raise
-            _log.error("a change in the database is not recorded: %s", type(error).__qualname__)
-
-    return call
 
 
 def _current(session: Session) -> SessionTransaction | None:

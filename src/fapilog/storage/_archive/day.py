@@ -129,7 +129,9 @@ def _put(path: Path, content: str | None, archive: Archive, day: date, retention
 
 def remove_days(directory: Path, anchor: Anchor) -> None:
     """
-    Remove the days up to the last that *anchor* names: write it, and delete their files, the oldest first, `alone`.
+    Remove the days up to the last that *anchor* names: write it, and delete their files, the oldest first.
+
+    Called inside of `exclusive`.
 
     Raises:
         OSError: A file can't be deleted; the next `sweep` deletes the rest.
@@ -177,7 +179,7 @@ def exclusive(directory: Path) -> Generator[None]:
 
 
 def sweep(directory: Path) -> None:
-    """Delete the files of removed days, and the unfinished parts that a crash has left, `alone`."""
+    """Delete the files of removed days, and the unfinished parts that a crash has left; inside of `exclusive`."""
     anchor = anchor_of(directory)
     leftovers = [
         name

@@ -204,29 +204,22 @@ class ArchiveReader(TrailReader):
                     return verdict(ChainError(ChainStatus.ALTERED, words, head), words)
             if rest:
                 return None
-        count = head.sequence_number - start.sequence_number
-        aside = self.days.set_aside()
-        torn = set_aside(aside) if aside else None
-        status = ChainStatus.TORN_TAIL if aside else ChainStatus.OK
-        if anchor is None:
-            return AuditChainVerificationResult(
-                valid=True,
-                events_checked=count,
-                error_message=torn,
-                status=status,
-                set_aside=aside,
-            )
-        readers = [self] if trail is None else [self, trail]
-        lines = [line for reader in readers for line in reader.read_lines(anchor.record - 1, 1)]
-        if not any(says(line, anchor) for line in lines):
-            return None
+        aside, notes, status = self.days.set_aside(), list[str](), ChainStatus.OK
+        if anchor is not None:
+            readers = [self] if trail is None else [self, trail]
+            lines = [line for reader in readers for line in reader.read_lines(anchor.record - 1, 1)]
+            if not any(says(line, anchor) for line in lines):
+                return None
+            notes, status = [front_pruned(anchor)], ChainStatus.FRONT_PRUNED
+        if aside:
+            notes, status = [set_aside(aside), *notes], ChainStatus.TORN_TAIL
         return AuditChainVerificationResult(
             valid=True,
-            events_checked=count,
-            error_message="; ".join(filter(None, [torn, front_pruned(anchor)])),
-            status=status if aside else ChainStatus.FRONT_PRUNED,
+            events_checked=head.sequence_number - start.sequence_number,
+            error_message="; ".join(notes) or None,
+            status=status,
             set_aside=aside,
-            pruned=start,
+            pruned=None if anchor is None else start,
         )
 
     def _verified_here(self, progress: Callable[[int], None] | None) -> AuditChainVerificationResult:

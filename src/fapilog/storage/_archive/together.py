@@ -70,10 +70,10 @@ def _verified(
         return replace(
             found, valid=False, status=wrong.status, first_invalid_sequence=wrong.number, error_message=wrong.words
         )
-    words = [archived.error_message, found.error_message if found.status is ChainStatus.TORN_TAIL else None]
+    is_torn = found.status is ChainStatus.TORN_TAIL
+    words = [archived.error_message, found.error_message if is_torn else None]
     if removed.sequence_number > begin.sequence_number:
         words.append(f"records {begin.sequence_number + 1} to {removed.sequence_number} are in {archive}")
-    is_torn = found.status is ChainStatus.TORN_TAIL
     return replace(
         found,
         events_checked=found.events_checked + removed.sequence_number - begin.sequence_number,

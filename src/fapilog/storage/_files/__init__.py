@@ -1,7 +1,8 @@
 """
 The files of a trail: written, read, searched, verified and mended.
 
-- The directory: `names` are those of its files, `directory` has the lock and opens files, `compressed` days too.
+- The directory: `names` are those of its files, `directory` opens files, `compressed` days too; `locking` has its lock,
+  and `access` says who may read and write there.
 - Written: `writer` appends. It knows the `end` of the trail and the ids of its newest records (`recent`), sets an
   incomplete record aside (`torn`), writes again what was not synced (`unsynced`), and takes room first (`reserving`).
 - Read: `lines` of one file, their `places` and numbers, all files as `days`; the `reader` is asked. `needles` and

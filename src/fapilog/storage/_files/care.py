@@ -16,7 +16,7 @@ from .._holes import head_of_record
 from .._room import Room
 from .compressed import first_bytes
 from .directory import identity, reading
-from .lines import Lines, lines_of, placed_backwards
+from .lines import Lines, lines_of
 from .names import SUFFIX, day_after, file_of_day, names
 from .recovering import last_seal
 
@@ -79,7 +79,8 @@ class Care:
         while True:
             start = start_of(self._directory)
             try:
-                found = self._what_is_missing(names(self._directory), start)
+                files = names(self._directory)
+                found = self._moved(files) or self._gap(files, start)
             except FileNotFoundError:
                 if start_of(self._directory) == start:
                     raise
@@ -88,8 +89,8 @@ class Care:
                     return found
             # Days were removed meanwhile.
 
-    def _what_is_missing(self, files: list[str], start: ChainHead) -> str | None:
-        """Return a sentence about a missing file, found by a moved copy of it or by the records of its neighbours."""
+    def _moved(self, files: list[str]) -> str | None:
+        """Return a sentence about a file whose records were packed or moved to a copy that is there."""
         there = set(files)
         for name in sorted(os.listdir(self._directory)):
             found = re.fullmatch(_PACKED, name)
@@ -109,6 +110,10 @@ class Care:
                 "process writes, put these back in front of the new ones, seal the gap by `fapilog recover`, "
                 f"{_LEAVE}"
             )
+        return None
+
+    def _gap(self, files: list[str], start: ChainHead) -> str | None:
+        """Return a sentence about records that are missing between the records of two files, or before the first."""
         last: _Last | None = _Last("", start)
         for name in files:
             if not os.path.exists(self._directory / name):
@@ -197,12 +202,8 @@ class _Last(NamedTuple):
 
 def _newest(lines: Lines) -> ChainHead | None:
     """Return the head behind the last whole record."""
-    end = lines.end()
-    for start in reversed(lines.blocks(0, end)):
-        for _, line in placed_backwards(*lines.block(start, end)):
-            if head := head_of_record(line):
-                return head
-    return None
+    heads = (head_of_record(line) for _, line in lines.backwards(lines.end()))
+    return next(filter(None, heads), None)
 
 
 def _few(found: list[str]) -> str:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 import msgspec
 
@@ -20,12 +20,11 @@ from .names import file_of_day, names
 from .recovering import Start, last_seal
 
 __all__ = [
+    "CHECKED_BYTES",
     "TAIL_BYTES",
     "End",
     "Listing",
     "Today",
-    "Where",
-    "behind_seal",
     "check_newest",
     "start_of_end",
     "utc_now",
@@ -34,6 +33,9 @@ __all__ = [
 
 # The last bytes of a record, from the digits of its checksum on: no other record ends like it.
 TAIL_BYTES: Final = len('"}\n') + 64
+
+CHECKED_BYTES: Final = 16 << 20
+"""How much of the trail's end a writer reads before its first append: a start does not take longer every day."""
 
 # How many of the newest files a writer reads before its first append. With years of days that have few records, opening
 # the files takes longer than reading them.
@@ -165,19 +167,23 @@ def _tail(head: ChainHead) -> bytes:
     return f'{head.checksum}"}}\n'.encode()
 
 
-Where: TypeAlias = Callable[[Path, End | None, list[str], int], Start]
-"""Returns where to check some files of a directory, whose end may be known; so many bytes at most if all is well."""
+def where_to_check(directory: Path, known: End | None, files: list[str], *, behind_seal: bool) -> Start:
+    """
+    Return where to check: behind the *known* end, or in the last `CHECKED_BYTES` if there are more, or it is not known.
 
-
-def where_to_check(directory: Path, known: End | None, files: list[str], checked: int) -> Start:
-    """Return where to check: behind the *known* end, or else in the last *checked* bytes."""
+    With *behind_seal*, after damage, that is at the record that has sealed it since the known end, if there is one.
+    """
+    if behind_seal:
+        sealed = last_seal(directory, files, *_last_bytes(directory, files, CHECKED_BYTES))
+        if sealed is not None and known is not None and sealed.head.sequence_number >= known.sequence_number:
+            return sealed
     if known is None or not known.sequence_number:
-        return _start(directory, files, checked)
+        return _start(directory, files)
     name, behind = known.record
     anchor = anchor_of(directory)
     if anchor is not None and name <= anchor.file and known.sequence_number <= anchor.sequence_number:
         # Nothing was stored by this process since that day was removed.
-        return _start(directory, files, checked)
+        return _start(directory, files)
     if name not in files:
         raise ChainError(ChainStatus.GAP, f"{name} is gone; it held records up to {known.sequence_number}")
     index = files.index(name)
@@ -186,26 +192,18 @@ def where_to_check(directory: Path, known: End | None, files: list[str], checked
         message = f"{name} was cut: it has {sizes[0]} bytes, and {behind} were stored"
         raise ChainError(ChainStatus.GAP, message)
     start = Start(index, behind, known.head)
-    if sum(sizes) - behind <= checked:
+    if sum(sizes) - behind <= CHECKED_BYTES:
         return start
     with reading(directory, name) as fd:
         check_newest(fd, known)
     # Not from an earlier record than the newest that is known, even if the records say so.
-    return max(start_of_end(directory, files, checked), start, key=lambda each: each[:2])
+    return max(start_of_end(directory, files), start, key=lambda each: each[:2])
 
 
-def behind_seal(directory: Path, known: End | None, files: list[str], checked: int) -> Start:
-    """Return where to check after damage: at the record that has sealed it since the *known* end, or as before."""
-    sealed = last_seal(directory, files, *_last_bytes(directory, files, checked))
-    if sealed is not None and known is not None and sealed.head.sequence_number >= known.sequence_number:
-        return sealed
-    return where_to_check(directory, known, files, checked)
-
-
-def _start(directory: Path, files: list[str], checked: int) -> Start:
+def _start(directory: Path, files: list[str]) -> Start:
     """Return where to begin at the start of a process: only in the newest files, however little the older ones hold."""
     older = max(0, len(files) - _CHECKED_FILES)
-    start = start_of_end(directory, files[older:], checked)
+    start = start_of_end(directory, files[older:])
     if not older or start[:2] != (0, 0):
         return start._replace(file=older + start.file)
     for index in range(older, len(files)):
@@ -213,7 +211,7 @@ def _start(directory: Path, files: list[str], checked: int) -> Start:
             # The first record is believed, as it would be at any other place in the trail.
             if first := lines.first_from(0, lines.end()):
                 return Start(index, first[0], lines.head_before(*first))
-    return start_of_end(directory, files, checked)
+    return start_of_end(directory, files)
 
 
 def check_newest(fd: int, known: End) -> None:
@@ -224,13 +222,14 @@ def check_newest(fd: int, known: End) -> None:
         raise ChainError(ChainStatus.BROKEN_LINK, message)
 
 
-def start_of_end(directory: Path, files: list[str], size: int) -> Start:
+def start_of_end(directory: Path, files: list[str]) -> Start:
     """
-    Return where to begin, to check the last *size* bytes of *files*.
+    Return where to begin, to check the last `CHECKED_BYTES` of *files*.
 
     Short of the whole trail, the first record that begins there is believed, and the last that seals damage. If none
     does, since a power cut left zeros for all of these bytes, more are checked.
     """
+    size = CHECKED_BYTES
     if sealed := last_seal(directory, files, *_last_bytes(directory, files, size)):
         # The records before it are damaged; the chain continues with this record.
         return sealed

@@ -99,11 +99,14 @@ class Lines:
     Args:
         fd: The file, open.
         name: Its name, for messages.
+
+    Attributes:
+        name: As given.
     """
 
     def __init__(self, fd: int, name: str) -> None:
         self._fd = fd
-        self._name = name
+        self.name: str = name
 
     def follow(
         self, offset: int, head: ChainHead, progress: Callable[[int], None] | None = None
@@ -232,6 +235,11 @@ class Lines:
         for start in self.blocks(begin, end):
             yield from placed(*self.block(start, end, begin))
 
+    def backwards(self, end: int) -> Iterator[tuple[int, bytes]]:
+        """Yield the lines up to *end*, behind a newline, with their offsets, the last one first."""
+        for start in reversed(self.blocks(0, end)):
+            yield from placed_backwards(*self.block(start, end))
+
     def count(self, begin: int, end: int) -> int:
         """Return how many lines there are from *begin* to *end*, of which the last may lack its newline."""
         count, piece = 0, b""
@@ -341,12 +349,7 @@ class Lines:
 
     def placed(self, damage: ChainError, offset: int) -> PlacedError:
         """Return *damage* with the file, and the number of the line that begins at *offset*."""
-        return PlacedError(damage, self._name, 1 + self.count(0, offset), offset)
-
-    def torn_in_the_middle(self, offset: int, head: ChainHead) -> ChainError:
-        """Return the damage of a file that ends, from *offset* on, in an incomplete record although records follow."""
-        message = "the record is incomplete, and more follow"
-        return self.placed(ChainError(ChainStatus.UNREADABLE, message, head), offset)
+        return PlacedError(damage, self.name, 1 + self.count(0, offset), offset)
 
     def _follow_block(self, lines: list[bytes], offset: int, head: ChainHead) -> ChainHead:
         try:

@@ -16,7 +16,7 @@ from ...record.chain import ChainHead
 from ...record.damage import DamagedRecord
 from ...record.events import AuditEvent
 from .._holes import head_of_record, item_of, joined, up_to
-from .lines import Lines, placed_backwards
+from .lines import Lines
 
 __all__ = ["Backwards", "Beginning", "Item", "Line", "OpenFile", "Page", "Place"]
 __all__ += ["broken", "missing", "number_behind", "numbered"]
@@ -160,12 +160,9 @@ class Backwards:
 
 def number_behind(lines: Lines, offset: int) -> int | None:
     """Return the number of the line at *offset*, counted from the last record before it whose checksum is right."""
-    count = 1
-    for start in reversed(lines.blocks(0, offset)):
-        for _, line in placed_backwards(*lines.block(start, offset)):
-            if (head := head_of_record(line)) is not None:
-                return head.sequence_number + count
-            count += 1
+    for count, (_, line) in enumerate(lines.backwards(offset), 1):
+        if (head := head_of_record(line)) is not None:
+            return head.sequence_number + count
     return None
 
 
@@ -202,12 +199,9 @@ def missing(lines: Lines, end: int, behind: Beginning | None) -> DamagedRecord |
     """Return the hole between *lines*, which end at *end*, and the file *behind* them; None if that follows."""
     if behind is None or not end or lines.end_with(behind.head, end):
         return None
-    for start in reversed(lines.blocks(0, end)):
-        for _, line in placed_backwards(*lines.block(start, end)):
-            # Else what can't be read is a hole in its own place.
-            last = head_of_record(line)
-            return last and broken(behind.name, 0, last.sequence_number + 1, behind.head.sequence_number + 1)
-    return None
+    # Of the last line alone: if it can't be read, it is a hole in its own place.
+    last = next((head_of_record(line) for _, line in lines.backwards(end)), None)
+    return last and broken(behind.name, 0, last.sequence_number + 1, behind.head.sequence_number + 1)
 
 
 def broken(name: str, offset: int, expected: int, number: int) -> DamagedRecord | None:

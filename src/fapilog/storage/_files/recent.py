@@ -11,14 +11,12 @@ from typing import Final
 
 import msgspec
 
-from .end import start_of_end
+from .end import CHECKED_BYTES, start_of_end
 from .lines import lines_of
 from .names import names
 
 __all__ = ["Once", "RecentIds"]
 
-# How many bytes are searched for an id: as many as a writer reads when it starts.
-_BYTES: Final = 16 << 20
 _RECORDS: Final = 65_536
 
 
@@ -30,7 +28,7 @@ class Once(bytes):
 
 class RecentIds:
     """
-    The ids of the newest records: of the last 65,536 in the last 16 MiB.
+    The ids of the newest records: of the last 65,536 in the last 16 MiB, as many as a writer reads when it starts.
 
     Read from the files when they are asked for, and then only the records that have come since. All methods are called
     with the lock on the directory held.
@@ -90,7 +88,7 @@ class RecentIds:
         if place is None or place[0] not in files:
             # Not read yet; or the file up to which it was read is gone, and newer ones have come.
             self.forget()
-            index, offset, _ = start_of_end(self._directory, files, _BYTES)
+            index, offset, _ = start_of_end(self._directory, files)
         else:
             index, offset = files.index(place[0]), place[1]
         for each in files[index:]:
@@ -107,7 +105,7 @@ class RecentIds:
             return
         self._ids.pop(event_id, None)
         self._ids[event_id] = self._read
-        while len(self._ids) > _RECORDS or next(iter(self._ids.values())) <= self._read - _BYTES:
+        while len(self._ids) > _RECORDS or next(iter(self._ids.values())) <= self._read - CHECKED_BYTES:
             self._ids.popitem(last=False)
 
 

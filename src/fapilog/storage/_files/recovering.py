@@ -29,7 +29,7 @@ from .directory import open_file, reading, size_of
 from .lines import Lines, PlacedError, lines_of, placed
 from .locking import without_writers
 from .names import names
-from .torn import Torn
+from .torn import follow_older
 
 __all__ = ["Break", "Resumption", "Start", "last_seal", "recover", "sealed_break", "sealed_places"]
 
@@ -226,9 +226,12 @@ def _damage(directory: Path, files: list[str]) -> _Damage | None:
         with lines_of(directory, name) as lines:
             try:
                 if head is not None:
-                    head = _followed(
-                        directory, name, lines, (offset, head), is_tail=found is None and name == files[-1]
-                    )
+                    if found is None and name == files[-1]:
+                        head, size, rest = lines.follow(offset, head)
+                        # A writer repairs the rest that a crash leaves behind the last record; else it is damage.
+                        lines.follow_rest(size, head, rest)
+                    else:
+                        head = follow_older(directory, lines, offset, head)
                     reached = head.sequence_number
                     found = found and found._replace(head=head)
                     index, offset = index + 1, 0
@@ -255,16 +258,6 @@ def _damage(directory: Path, files: list[str]) -> _Damage | None:
             found, head = _Damage(found.first, None, head), None
         index, offset = index + 1, 0
     return found
-
-
-def _followed(directory: Path, name: str, lines: Lines, begin: tuple[int, ChainHead], *, is_tail: bool) -> ChainHead:
-    head, size, rest = lines.follow(*begin)
-    if is_tail:
-        # A writer repairs the rest that a crash leaves behind the last record; anything else is damage.
-        lines.follow_rest(size, head, rest)
-    elif rest and not Torn(directory, name, size, rest).is_set_aside():
-        raise lines.torn_in_the_middle(size, head)
-    return head
 
 
 def _next_whole(lines: Lines, offset: int, reached: int) -> tuple[int, ChainHead] | None:

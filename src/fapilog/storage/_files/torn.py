@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ...record.chain import ChainHead
+from ...record.chain import ChainError, ChainHead, ChainStatus
 from ...tasks.strangers import Log
 from .access import Access
 from .descriptors import closing, sync, write_all
 from .directory import open_file, reading, sync_directory
 from .lines import Lines
 
-__all__ = ["Torn"]
+__all__ = ["Torn", "follow_older"]
 
 _log: Final = Log("fapilog")
 
@@ -54,8 +55,7 @@ class Torn(NamedTuple):
         """
         lines = Lines(fd, self.name)
         if is_followed:
-            if not self.is_set_aside():
-                raise lines.torn_in_the_middle(self.offset, head)
+            self.require_set_aside(lines, head)
             return head, self.offset, False
         if last := lines.follow_rest(self.offset, head, self.rest):
             write_all(fd, b"\n")
@@ -64,6 +64,12 @@ class Torn(NamedTuple):
         is_cut = self._set_aside(fd, access)
         sync(fd)
         return head, self.offset, is_cut
+
+    def require_set_aside(self, lines: Lines, head: ChainHead) -> None:
+        """Raise `ChainError` with the *head* up to here, of a file that others follow, unless it `is_set_aside`."""
+        if not self.is_set_aside():
+            message = "the record is incomplete, and more follow"
+            raise lines.placed(ChainError(ChainStatus.UNREADABLE, message, head), self.offset)
 
     def is_set_aside(self) -> bool:
         """
@@ -105,3 +111,13 @@ class Torn(NamedTuple):
             is_cut = True
         _log.warning(words, len(self.rest), self.name, self._aside)
         return is_cut
+
+
+def follow_older(
+    directory: Path, lines: Lines, offset: int, head: ChainHead, progress: Callable[[int], None] | None = None
+) -> ChainHead:
+    """Check *lines* as `Lines.follow` does, where others follow in later files; an end that is torn was set aside."""
+    head, size, rest = lines.follow(offset, head, progress)
+    if rest:
+        Torn(directory, lines.name, size, rest).require_set_aside(lines, head)
+    return head

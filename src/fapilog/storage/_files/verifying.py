@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -16,7 +17,7 @@ from .lines import PlacedError, lines_of
 from .locking import without_writers
 from .names import files_set_aside, names
 from .recovering import sealed_break, sealed_places
-from .torn import Torn
+from .torn import follow_older
 
 __all__ = ["set_aside", "verify"]
 
@@ -72,19 +73,19 @@ def _verify(
             progress(sequence_number - start.sequence_number)
 
     findings: list[_Finding] = []
+    files: list[str] = []
     aside: tuple[str, ...] = ()
     try:
         files = names(directory)
         aside = files_set_aside(directory) if files else ()
-        intact = checked = _follow(directory, files, start, note, findings, effort=effort).sequence_number
+        checked = _follow(directory, files, start, note, findings, effort=effort).sequence_number
         if anchor is not None:
             findings.append(_front(directory, files, anchor))
     except ChainError as damage:
-        intact = damage.head.sequence_number
         is_torn = damage.status is ChainStatus.TORN_TAIL
-        checked = intact if is_torn else intact + 1
+        checked = damage.head.sequence_number + (not is_torn)
         if is_torn and anchor is not None:
-            findings.append(_front(directory, names(directory), anchor))
+            findings.append(_front(directory, files, anchor))
         findings.append(_Finding(damage.status, None if is_torn else checked, str(damage)))
     except OSError as error:
         findings.append(_Finding(ChainStatus.UNREADABLE, None, str(cannot("read", directory, error))))
@@ -187,14 +188,13 @@ def _verify_file(
 ) -> ChainHead:
     """Check that the records of a file, from *start* on, follow the head *before*, and return the head after them."""
     with lines_of(directory, name) as lines:
-        head, size, rest = before, start, b""
-        try:
+        if not is_last:
+            return follow_older(directory, lines, start, before, progress)
+        head, size = before, start
+        with contextlib.suppress(ChainError):
             head, size, rest = lines.follow(start, before, progress)
-            if not rest or (not is_last and Torn(directory, name, size, rest).is_set_aside()):
+            if not rest:
                 return head
-        except ChainError:
-            if not is_last:
-                raise
         # A record may be being written, or one that a full disk has cut may have been taken back while it was
         # checked: look again without writers, if need be from the beginning of the file.
         with without_writers(directory, check=lambda: effort.take(0)):
@@ -204,10 +204,8 @@ def _verify_file(
                 if size == start:
                     raise
                 head, size, rest = lines.follow(start, before, progress)
-            if not rest or (not is_last and Torn(directory, name, size, rest).is_set_aside()):
+            if not rest:
                 return head
-            if not is_last:
-                raise lines.torn_in_the_middle(size, head)
             if last := lines.follow_rest(size, head, rest):
                 return last
             message = f"{name} ends with {len(rest)} bytes of an incomplete record"

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 from ...record import chain
 from ...record.chain import EMPTY, ChainError, ChainHead, Seal
@@ -18,7 +18,7 @@ from ..copying import elsewhere
 from .access import OWNER, Access, cannot, require_number
 from .descriptors import close, sync, write_until_error
 from .directory import identity, make_directory, open_to_append, size_of, sync_directory
-from .end import TAIL_BYTES, End, Listing, Today, Where, behind_seal, check_newest, utc_now, where_to_check
+from .end import TAIL_BYTES, End, Listing, Today, check_newest, utc_now, where_to_check
 from .lines import Lines
 from .locking import close_locked, is_locked_here, lock, lock_at_once, unlock
 from .names import day_after
@@ -30,8 +30,6 @@ from .unsynced import Unsynced
 
 __all__ = ["Result", "TrailWriter"]
 
-# How much of the trail's end a writer reads before its first append, so that a start does not take longer every day.
-_CHECKED_BYTES: Final = 16 << 20
 Result: TypeAlias = Seal | AuditStorageError | None
 """The result for a record: its seal; the reason why it is not stored; or None for a `Once` whose id the trail has."""
 
@@ -205,11 +203,11 @@ class TrailWriter:
 
     def _catch_up(self) -> End | None:
         try:
-            return self._look(where_to_check)
+            return self._look(behind_seal=False)
         except ChainError:
-            return self._look(behind_seal)
+            return self._look(behind_seal=True)
 
-    def _look(self, where: Where) -> End | None:
+    def _look(self, *, behind_seal: bool) -> End | None:
         """Check the records appended since the last look, or at first the trail's end, and open its last file."""
         self._close_file()
         assert self._lock_fd is not None  # noqa: S101 - opened by the callers
@@ -217,7 +215,7 @@ class TrailWriter:
             raise OSError(errno.ESTALE, "the directory was replaced by another")
         known, directory = self._end, identity(self._path)
         files = self._listing.names(known, directory)
-        first, offset, head = where(self._directory, known, files, _CHECKED_BYTES)
+        first, offset, head = where_to_check(self._directory, known, files, behind_seal=behind_seal)
         size, record = 0, ("", 0) if known is None else known.record
         can_grow = True
         for index in range(first, len(files)):
