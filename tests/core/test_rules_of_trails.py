@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from fapilog import AuditEvent, AuditTrail, CompliancePolicy, FileStorage, Threshold
+from fapilog import AuditEvent, AuditTrail, CompliancePolicy, FileStorage, Target, Threshold
 from fapilog.record.kinds import RULE_MET
 from fapilog.storage.memory import MemoryStorage
 from fapilog.testing import RecordingDispatcher
@@ -196,3 +196,33 @@ async def test_long_and_odd_values() -> None:
     assert [event.metadata["record"] for event in found] == [2, 5, 8, 11, 14]
     assert all(event.metadata["value"] is not None for event in found)
     assert (await trail.verify_chain_from_storage()).valid
+
+
+@pytest.mark.parametrize(
+    ("by", "asked"),
+    [
+        ("user_id", {"user_id": "a\udcff"}),
+        ("actor", {"actor": "a\udcff"}),
+        ("target", {"target": Target(type="patient", id="a\udcff")}),
+        ("target", {"target": Target(id="a/b")}),
+        ("target", {"target": Target(name="the ward")}),
+    ],
+)
+async def test_who_asks_for_the_events_finds_the_one_about_them(by: str, asked: dict[str, Any]) -> None:
+    """An event about a rule has the user or the target of the events behind it, as they were given."""
+    trail = AuditTrail(policy(Threshold("data_export", count=2, within=60, by=by)), storage=MemoryStorage())
+    for _ in range(2):
+        await trail.log_event("data_export", "an export", **asked)
+    await trail.drain()
+    newest, *others = await trail.get_events(**asked)
+    assert newest.event_type == RULE_MET
+    assert len(others) == 2
+
+
+async def test_the_value_is_the_one_of_the_events() -> None:
+    """The value in an event about a rule is that in the events behind it: its texts are not escaped once more."""
+    trail = AuditTrail(policy(Threshold("data_export", count=1, within=60, by="tenant")), storage=MemoryStorage())
+    await trail.log_event("data_export", "an export", metadata={"tenant": {"a\udcff": ["\\udcff"]}})
+    await trail.drain()
+    about, event = await trail.get_events()
+    assert about.metadata["value"] == event.metadata["tenant"]

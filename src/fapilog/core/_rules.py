@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 
 from ..record.errors import AuditStorageError, reason
 from ..record.events import AuditEvent
 from ..record.kinds import RULE_MET, AuditEventType
+from ..record.texts import original
 from ..storage.protocol import AuditStorage, EventFilter
 from ..tasks.background import Background, own_context
 from ..tasks.loops import Loop
@@ -203,12 +204,13 @@ class Rules:
         async for event in Events[AuditEvent](self._storage, known, oldest_first=False):
             if event.metadata.get("record") == met.number:
                 return
-        value = None
+        value: Any = None
+        members: dict[str, Any] = {}
         # Read from the last of the events that met the rule: a value may be large, and is not kept for all counted
         # events.
         for item in await self._storage.find(EventFilter(after=met.number - 1, before=met.number + 1), 1):
             if isinstance(item, AuditEvent):
-                value = rule.value_of(item)
+                value, members = rule.value_of(item), rule.members(item)
         try:
             await record(
                 f"Threshold reached: {rule.name}",
@@ -218,14 +220,14 @@ class Rules:
                 metadata={
                     "rule": rule.name,
                     "by": rule.by,
-                    "value": value,
+                    "value": _as_given(value),
                     "key": met.key,
                     "count": rule.count,
                     "within": rule.within,
                     "record": met.number,
                     "events": met.ids[-_MOST_IDS:],
                 },
-                **rule.members(value),
+                **_as_given(members),
             )
         except AuditStorageError as error:
             raise _NotRecordedError(reason(error)) from error
@@ -237,6 +239,15 @@ class _NotRecordedError(Exception):
 
 def _later(one: AuditEvent | None, other: AuditEvent) -> AuditEvent:
     return one if one is not None and (one.sequence_number or 0) > (other.sequence_number or 0) else other
+
+
+def _as_given(stored: Any) -> Any:
+    """Return a value of a record as it was given, since what is recorded is escaped."""
+    if isinstance(stored, str):
+        return original(stored)
+    if isinstance(stored, Mapping):
+        return {original(name): _as_given(each) for name, each in stored.items()}
+    return [_as_given(each) for each in stored] if isinstance(stored, list) else stored
 
 
 def _time(seconds: float) -> datetime:

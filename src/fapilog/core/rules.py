@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Final, cast
 
+from msgspec import structs
+
 from ..record.events import AuditEvent
 from ..record.kinds import RULE_MET, AuditEventType, AuditLogLevel, member
 from ..record.options import did_you_mean, require, require_callable, require_text, several
@@ -107,11 +109,14 @@ class Threshold:
             return getattr(event, by)
         return value_at(event.metadata, by.removeprefix(_METADATA))
 
-    def members(self, value: Any) -> dict[str, Any]:
-        """Return the members of the event about *value*, so that it is found where the events behind it are."""
+    def members(self, event: AuditEvent) -> dict[str, Any]:
+        """Return the member that *event* is counted by, so that the event about the rule is found where it is."""
         if self.by not in _MEMBERS:
             return {}
-        return {"user_id" if self.by == "actor" else self.by: value}
+        if self.by == "target" and event.target is not None:
+            # Not its text, in which an id without a type may look like one with a type.
+            return {"target": structs.asdict(event.target)}
+        return {"user_id" if self.by == "actor" else self.by: self.value_of(event)}
 
 
 def _check_by(by: str) -> None:
