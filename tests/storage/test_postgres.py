@@ -239,7 +239,7 @@ def test_the_tables_are_made_once(database: Server) -> None:
         connection.execute("UPDATE fapilog.schema_version SET version = 7")
     with pytest.raises(AuditStorageError, match=f"its tables are of version 7; this fapilog knows {VERSION}"):
         install_schema(database.dsn("printed"))
-    with pytest.raises(AuditStorageError, match=f"expected the tables of version {VERSION}; got version 7"):
+    with pytest.raises(AuditStorageError, match=f"tables of version {VERSION}; got version 7: update fapilog$"):
         append(PostgresStorage(database.dsn("printed"), "t"), "a")
     with pytest.raises(AuditStorageError, match="expected a database whose encoding is UTF8; got LATIN1"):
         install_schema(database.dsn("latin"))
@@ -268,7 +268,7 @@ def test_tables_of_an_earlier_version_are_migrated(database: Server, monkeypatch
     append(storage, "a")
     without_loop(storage.aclose())
     later(monkeypatch, "ALTER TABLE fapilog.records ADD COLUMN place text;\n")
-    with pytest.raises(AuditStorageError, match=f"expected the tables of version {VERSION + 1}; got version {VERSION}"):
+    with pytest.raises(AuditStorageError, match=f"of version {VERSION + 1}; got version {VERSION}: run fapilog"):
         append(storage, "b")
     assert install_schema(database.dsn("earlier")) is True
     append(storage, "b")

@@ -18,6 +18,7 @@ import pytest
 
 from fapilog import (
     ArchiveStorage,
+    AuditEvent,
     AuditEventType,
     AuditStorageError,
     AuditTrail,
@@ -29,6 +30,7 @@ from fapilog import (
     Outbox,
     Route,
 )
+from fapilog.record import chain
 from fapilog.record.chain import head_before
 from fapilog.record.kinds import ComplianceLevel
 from fapilog.storage import retention
@@ -351,9 +353,11 @@ def kept(report: Any) -> list[str | None]:
     return [day.kept for day in report.days]
 
 
+@pytest.mark.parametrize("block", [100, 1 << 20])
 @pytest.mark.one_backend
-async def test_a_floor_of_the_records(tmp_path: Path) -> None:
+async def test_a_floor_of_the_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     """What the records' own level asks to keep is kept, whatever the policy's level is, unless that is said twice."""
+    monkeypatch.setattr(retention, "_BLOCK_BYTES", block)
     directory = aged_trail(tmp_path / "trail", (400, 399), level=ComplianceLevel.PCI_DSS)
     aged_trail(directory, (300, 299), level=ComplianceLevel.PCI_DSS)
     aged_trail(directory, (1,))
@@ -420,6 +424,36 @@ async def test_the_days_of_a_hold(directory: Path, since: int | None, until: int
 
     add_hold(directory, "case 7", since=day(since), until=day(until))
     assert sum(each.removed for each in (await trail_in(directory).apply_retention()).days) == count
+
+
+@pytest.mark.one_backend
+async def test_a_hold_on_the_day_of_an_event(directory: Path) -> None:
+    """A hold keeps the events of its days, also where a clock that was ahead put them into a later file."""
+    day = today() - timedelta(50)
+    files = TrailFiles(directory.with_name("ahead"), durable=False, now=lambda: datetime.now(UTC) - timedelta(45))
+    event = AuditEvent(
+        event_type=AuditEventType.DATA_ACCESS,
+        message='"timestamp":"2026-99-99T',
+        timestamp=datetime.combine(day, datetime.max.time(), UTC),
+        metadata={"timestamp": "2026-99-99T"},
+    )
+    files.append([chain.body(event)])
+    files.close()
+    aged_trail(files.directory, (40, 1))
+    hold = add_hold(files.directory, "case 7", since=day, until=day)
+    report = await trail_in(files.directory).apply_retention()
+    assert kept(report) == [f"legal hold {hold.id}", "an older day is kept"]
+    remove_hold(files.directory, hold.id)
+    add_hold(files.directory, "case 8", since=day - timedelta(1), until=day - timedelta(1))
+    assert kept(await trail_in(files.directory).apply_retention()) == [None, None]
+
+
+def test_more_holds_than_can_be_read_again_are_refused(directory: Path) -> None:
+    """A hold whose reason is longer than the file of the holds may be is refused, and the other holds stay."""
+    hold = add_hold(directory, "case 7")
+    with pytest.raises(AuditStorageError, match=r"audit_holds\.json: expected at most 16777216 bytes of holds; got 2"):
+        add_hold(directory, "x" * 20_000_000)
+    assert holds_on(directory) == [hold]
 
 
 @pytest.mark.one_backend

@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from typing import IO, Final
 
-__all__ = ["content_of_small", "expected_a_file", "no_file", "open_regular", "regular_file"]
+__all__ = ["MAX_SMALL", "content_of_small", "expected_a_file", "no_file", "open_regular", "regular_file"]
 
 _KINDS: Final = {
     stat.S_IFDIR: "a directory",
@@ -19,8 +19,8 @@ _KINDS: Final = {
     stat.S_IFBLK: "a block device",
     stat.S_IFLNK: "a symbolic link that leads to no file",
 }
-# The longest file beside the days that is read at once: tens of thousands of legal holds.
-_MAX_SMALL: Final = 16 << 20
+MAX_SMALL: Final = 16 << 20
+"""The longest file beside the days that is read at once: tens of thousands of legal holds."""
 
 
 def open_regular(path: str | Path, flags: int = os.O_RDONLY) -> int:
@@ -64,9 +64,9 @@ def content_of_small(path: str | Path) -> bytes:
         OSError: It is no regular file, is longer than any that fapilog writes, or can't be read.
     """
     with regular_file(path) as file:
-        data = file.read(_MAX_SMALL + 1)
-    if len(data) > _MAX_SMALL:
-        raise OSError(errno.EFBIG, f"{os.path.basename(path)}: expected at most {_MAX_SMALL} bytes")
+        data = file.read(MAX_SMALL + 1)
+    if len(data) > MAX_SMALL:
+        raise OSError(errno.EFBIG, f"{os.path.basename(path)}: expected at most {MAX_SMALL} bytes")
     return data
 
 

@@ -1,12 +1,14 @@
 """
 Legal holds: days that retention does not remove, whatever their age, until the hold is lifted.
 
+A hold on a day names the file of that day, and any file that has an event of that day: an event may be stored later.
 They are in a file in the directory of the trail. `fapilog hold` sets and lifts them, and records that in the trail.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import uuid
 from collections.abc import Generator
 from datetime import date, datetime
@@ -22,7 +24,7 @@ from ..record.times import Day, Moment, standard_now
 from ..record.values import kind_of, text
 from ._archive.day import exclusive
 from ._files.directory import newest_file
-from ._regular import content_of_small
+from ._regular import MAX_SMALL, content_of_small
 from ._whole import whole
 
 __all__ = ["Hold", "add_hold", "holds_on", "remove_hold"]
@@ -132,5 +134,9 @@ def _alone(directory: Path) -> Generator[None]:
 
 
 def _write(directory: Path, holds: list[Hold]) -> None:
+    content = msgspec.json.format(msgspec.json.encode(holds), indent=2) + b"\n"
+    if len(content) > MAX_SMALL:
+        # It could not be read again: no hold would be known, and no day be removed.
+        raise OSError(errno.EFBIG, f"expected at most {MAX_SMALL} bytes of holds; got {len(content)}")
     with newest_file(directory) as newest, whole(f"{directory}/{_FILE}", like=newest) as file:
-        file.write(msgspec.json.format(msgspec.json.encode(holds), indent=2) + b"\n")
+        file.write(content)

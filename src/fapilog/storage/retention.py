@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from datetime import date
@@ -54,6 +55,10 @@ __all__ = ["BusyError", "RetainedDay", "RetentionReport", "RetentionRule", "appl
 # So many that the record that names them is far from the limit of a record.
 _DAYS_A_RECORD: Final = 100
 _BLOCK_BYTES: Final = 1 << 20
+# In no text of a record, which has a backslash in front of each of its quotes.
+_LEVEL: Final = re.compile(rb'"compliance_level":"([a-z0-9_]{1,20})"')
+_DAY: Final = re.compile(rb'"timestamp":"([0-9]{4}-[0-9]{2}-[0-9]{2})T')
+_LONGEST_MATCH: Final = 64
 _TOO_LARGE: Final = "it is too large to be compressed"
 
 
@@ -332,7 +337,8 @@ def _why_kept(directory: Path, day: RetainedDay, rule: RetentionRule, holds: lis
     if rule.archive is not None and _is_too_large(directory, day.file):
         # The archive never gets it; and what comes after a day that stays, stays too.
         return _TOO_LARGE
-    hold = next((hold for hold in holds if hold.covers(_day(day.file))), None)
+    days = _days_in(directory, day.file) if holds else set[date]()
+    hold = next((hold for hold in holds if any(map(hold.covers, days))), None)
     if hold is not None:
         return f"legal hold {hold.id}"
     if rule.keep_from is not None and day.last is not None and day.last >= rule.keep_from:
@@ -348,15 +354,29 @@ def _why_kept(directory: Path, day: RetainedDay, rule: RetentionRule, holds: lis
 
 def _levels_in(directory: Path, name: str) -> list[ComplianceLevel]:
     """Return the levels with a floor that records of the file have, the one with the highest floor first."""
-    needles = {level: f'"compliance_level":"{level.value}"'.encode() for level in FLOORS}
-    found: set[ComplianceLevel] = set()
+    found = _found_in(directory, name, _LEVEL)
+    return sorted((level for level in FLOORS if level.value.encode() in found), key=lambda level: -FLOORS[level])
+
+
+def _days_in(directory: Path, name: str) -> set[date]:
+    """Return the day of the file, and the days of its events: where a clock was ahead for a while, they are earlier."""
+    days = {_day(name)}
+    for found in _found_in(directory, name, _DAY):
+        with contextlib.suppress(ValueError):
+            days.add(date.fromisoformat(found.decode()))
+    return days
+
+
+def _found_in(directory: Path, name: str, pattern: re.Pattern[bytes]) -> set[bytes]:
+    """Return what the group of *pattern* matches in the file."""
+    found: set[bytes] = set()
     with reading(directory, name) as fd:
-        offset, longest = 0, max(map(len, needles.values()))
+        offset = 0
         while block := os.pread(fd, _BLOCK_BYTES, offset):
-            found |= {level for level, needle in needles.items() if needle in block}
-            # A needle that begins at the end of this block is in the next one.
-            offset += max(1, len(block) - longest) if len(block) == _BLOCK_BYTES else len(block)
-    return sorted(found, key=lambda level: -FLOORS[level])
+            found.update(pattern.findall(block))
+            # A match that begins at the end of this block is in the next one.
+            offset += len(block) - _LONGEST_MATCH if len(block) == _BLOCK_BYTES else len(block)
+    return found
 
 
 def _day(name: str) -> date:

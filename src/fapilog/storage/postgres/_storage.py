@@ -187,9 +187,8 @@ class PostgresStorage(RowStorage):
         found = installed_version(connection)
         if found != VERSION:
             got = f"version {found}" if found else "none"
-            raise AuditStorageError(
-                f"{self.server}: expected the tables of version {VERSION}; got {got}: run fapilog storage init"
-            )
+            cure = "update fapilog" if found > VERSION else "run fapilog storage init"
+            raise AuditStorageError(f"{self.server}: expected the tables of version {VERSION}; got {got}: {cure}")
 
     def _trouble(self) -> str | None:
         try:
