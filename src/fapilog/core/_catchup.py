@@ -124,6 +124,7 @@ class CatchUp:
         self._forwarder.resend_missed(None)
         self._tasks.cancel_scope.cancel()
         try:
+            # Whatever has ended the block, and is raised as it is: the group would put it into another one.
             await self._tasks.__aexit__(None, None, None)
         finally:
             # Where asyncio cancels the task before its first step, anyio leaves the coroutine behind, "never awaited".
