@@ -31,7 +31,7 @@ from fapilog.core._forwarding import AlertForwarder
 from fapilog.core._health import Health
 from fapilog.core.signals import Aftermath, Announcer
 from fapilog.tasks.background import Background
-from tests.doubles.interrupting import moments
+from tests.doubles.interrupting import TimeUp, moments
 from tests.doubles.running_background import Running
 
 
@@ -352,10 +352,6 @@ async def test_an_alert_that_two_threads_start_is_sent_once(monkeypatch: pytest.
     assert len(starts) == 2
     assert rig.outcomes == {"1": "dispatched"}
     assert dispatcher.sent == ["1"]
-
-
-class TimeUp(Exception):
-    """Raised by the handler of a signal."""
 
 
 async def test_an_alert_too_many_that_is_interrupted_has_a_report() -> None:

@@ -28,7 +28,7 @@ from fapilog import (
 )
 from fapilog.record.kinds import RULE_MET
 from fapilog.testing import RecordingDispatcher
-from tests.doubles.interrupting import interrupted_at, moments
+from tests.doubles.interrupting import Ended, TimeUp, interrupted_at, moments
 
 OURS = Path(fapilog.__file__).parent
 
@@ -118,14 +118,6 @@ def test_a_thread_that_is_interrupted_can_go_on(
     ]
     assert sorted(alert.event.event_id for alert in dispatcher.alerts) == sorted(stored)
     assert trail.sync.verify_chain_from_storage().status is ChainStatus.OK
-
-
-class TimeUp(Exception):
-    """As Celery's `SoftTimeLimitExceeded` and RQ's `JobTimeoutException`."""
-
-
-class Ended(BaseException):
-    """As dramatiq's `TimeLimitExceeded`."""
 
 
 STORAGES: dict[str, Callable[[Path], AuditStorage]] = {

@@ -19,7 +19,7 @@ import pytest
 from fapilog.tasks import background as background_module
 from fapilog.tasks.background import Background, Call, Job
 from fapilog.tasks.loops import Loop, without_loop
-from tests.doubles.interrupting import moments
+from tests.doubles.interrupting import TimeUp, moments
 from tests.doubles.running_background import Running
 
 
@@ -83,10 +83,6 @@ async def test_an_interrupt_loses_no_call_that_was_collected() -> None:
         without_loop(collect_and_run(background, functools.partial(wait_then, done, "a"), moment))
         await background.settle()
         assert done == ["a", "a"]
-
-
-class TimeUp(Exception):
-    """Raised by the handler of a signal."""
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from fapilog import AuditStorageError
 from fapilog.tasks import groupcommit
 from fapilog.tasks.groupcommit import GroupCommit
 from fapilog.tasks.loops import without_loop
-from tests.doubles.interrupting import interrupted_at, moments
+from tests.doubles.interrupting import TimeUp, interrupted_at, moments
 
 
 class Disk:
@@ -252,10 +252,6 @@ async def test_an_interrupted_commit_leaves_nobody_in_doubt() -> None:
         without_loop(commits.submit(1))
     await submit(commits, 2, results)
     assert results == {2: "stored or not"}
-
-
-class TimeUp(Exception):
-    """Raised by the handler of a signal."""
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from fapilog.tasks import threads as threads_module
 from fapilog.tasks.loops import Loop, LoopClosedError, finished, is_without_loop, without_loop
 from fapilog.tasks.portal import run_in
 from fapilog.tasks.threads import in_thread
-from tests.doubles.interrupting import moments
+from tests.doubles.interrupting import TimeUp, moments
 
 
 def closed_loop() -> Loop:
@@ -186,10 +186,6 @@ async def test_a_call_that_is_finished_returns_and_raises() -> None:
     for error in (ValueError("v"), KeyboardInterrupt()):
         with pytest.raises(type(error)):
             await finished(lambda error=error: fail(error))  # type: ignore[misc]
-
-
-class TimeUp(Exception):
-    """Raised by the handler of a signal."""
 
 
 @pytest.mark.real_time

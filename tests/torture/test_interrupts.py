@@ -28,14 +28,7 @@ from fapilog import (
     alert_failed,
 )
 from fapilog.testing import RecordingDispatcher
-
-
-class TimeUp(Exception):
-    """As Celery's `SoftTimeLimitExceeded` and RQ's `JobTimeoutException`."""
-
-
-class Ended(BaseException):
-    """As dramatiq's `TimeLimitExceeded`."""
+from tests.doubles.interrupting import Ended, TimeUp
 
 
 class Alarm:

@@ -247,11 +247,10 @@ class Alerts:
             await self.catch_up.idle()
         await self.background.settle()
 
-    async def note(self, change: Callable[[], None]) -> None:
-        """Call *change*, of the health, and send the alert about it here if the trail is not started."""
-        with self.background.collecting() as calls:
-            change()
-            await self.background.run(calls)
+    async def send_own(self) -> None:
+        """Send the alerts about the trail itself here, if it is not started."""
+        if self.background.kept and self.background.home is None:
+            await self.background.run([])
 
     def forget_closed_loop(self) -> None:
         """Report the alerts that wait as failed, if the loop was closed before `stop`."""

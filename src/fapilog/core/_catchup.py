@@ -59,7 +59,7 @@ class CatchUp:
         sender: The trail, as the sender of the alerts.
         storage: Has the events.
         policy: Says which of them alert.
-        forwarder: Sends the alerts, and knows which events are still to be announced, and which alerts were missed.
+        forwarder: Sends the alerts, knows which events are still to be announced, and says which alerts were missed.
         announce: Announces an event of an earlier run: a subclass of the trail may do so in its own way.
         timeout: Seconds that it may take.
         health: Takes the failures.
@@ -124,6 +124,7 @@ class CatchUp:
         self._forwarder.resend_missed(None)
         self._tasks.cancel_scope.cancel()
         try:
+            # Whatever has ended the block, and is raised as it is: the group would put it into another one.
             await self._tasks.__aexit__(None, None, None)
         finally:
             # Where asyncio cancels the task before its first step, anyio leaves the coroutine behind, "never awaited".

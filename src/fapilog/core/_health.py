@@ -79,9 +79,9 @@ class Health:
         clock: Returns the seconds that the length of an incident is measured in.
     """
 
-    # Why `announce` and `store` are functions, and not results on which the caller acts: failures are noticed in four
-    # places (the trail, the forwarder, the catch-up, a dispatcher), and all four would need a function to pass the
-    # event on to the trail. And the recovery is stored in the background, after the call that noticed it.
+    # Why `announce` and `store` are functions, and not results on which the caller acts: failures are noticed in many
+    # places, from the recorder to a dispatcher, and all would need a function to pass the event on to the trail. And
+    # the recovery is stored in the background, after the call that noticed it.
     #
     # How threads are kept apart: a transition (a part fails, a part works, an alert was delivered) only changes the
     # three dictionaries, with the lock held. If 20 threads report the same failure, one opens the incident; if 20

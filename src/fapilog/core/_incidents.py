@@ -76,8 +76,6 @@ RETAINING: Final = Part("audit_trail", "applying retention")
 DISPATCHING: Final = Part("alert_delivery", "dispatching alerts")
 RESUMING: Final = Part("alert_delivery", "resending alerts from the trail")
 
-# The parts that every trail has: their incidents are opened however many incidents the dispatcher's parts have open.
-OWN: Final = (STORING, VERIFICATION, END, CAPACITY, FILES, CLOCK, REPLICA, RULES, RETAINING, DISPATCHING, RESUMING)
 # The parts that an attacker with write access to the directory can make fail. The attacker could also write a file of
 # incidents that says that they are known: it does not stop their announcement.
 UNTRUSTED: Final = (STORING, VERIFICATION, FILES, CLOCK, REPLICA, RULES, RETAINING, RESUMING)
@@ -95,6 +93,8 @@ _WORDS: Final = {
     DISPATCHING: ("an alert was not delivered", "alerts are delivered again"),
     RESUMING: ("alerts can't be resent from the trail", "alerts are resent from the trail again"),
 }
+# The parts that every trail has: their incidents are opened however many incidents the dispatcher's parts have open.
+OWN: Final = tuple(_WORDS)
 
 
 def new_id(part: Part, number: uuid.UUID | None = None) -> uuid.UUID:

@@ -93,19 +93,14 @@ class Recorder:
         except AuditStorageError as error:
             self._alerts.health.failing(STORING, error)
             if quietly:
-                await self._send_own()
+                await self._alerts.send_own()
             raise
         self._alerts.health.working(STORING)
         if monotonic() >= self._alerts.watch.due:
             await self._alerts.watch.look_soon()
         if quietly and self._alerts.background.kept:
-            await self._send_own()
+            await self._alerts.send_own()
         return seal
-
-    async def _send_own(self) -> None:
-        background = self._alerts.background
-        if background.kept and background.home is None:
-            await background.run([])
 
     async def store(
         self, event: AuditEvent, record: bytes, *, once: bool = False, alerts: Sequence[KeptAlert] = ()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -80,9 +79,11 @@ async def _incident(alerts: Alerts) -> AsyncGenerator[None]:
         raise
     except Exception as error:
         # An archive that is not ours may raise any.
-        await alerts.note(functools.partial(alerts.health.failing, RETAINING, error))
+        alerts.health.failing(RETAINING, error)
+        await alerts.send_own()
         raise
-    await alerts.note(functools.partial(alerts.health.working, RETAINING))
+    alerts.health.working(RETAINING)
+    await alerts.send_own()
 
 
 async def _first_that_stays(storage: AuditStorage, alerts: Alerts) -> int | None:

@@ -212,14 +212,15 @@ class Questions:
         """
         expected = "a function of the number of events"
         require_callable("progress", progress, expected=expected, takes=1, or_none=True)
-        health = self._alerts.health
         try:
             with contained():
                 result = await self._storage.verify(progress)
         except Exception as error:
-            await self._alerts.note(functools.partial(health.failing, VERIFICATION, error))
+            self._alerts.health.failing(VERIFICATION, error)
+            await self._alerts.send_own()
             raise
-        await self._alerts.note(functools.partial(health.verified, result))
+        self._alerts.health.verified(result)
+        await self._alerts.send_own()
         return result
 
 
