@@ -117,6 +117,7 @@ class Sender:
         self._store = store
         self._inner = inner
         self._terms = terms
+        self._longest_wait = terms.longest_wait
         self._background = background
         self._forget()
         call_in_child(self, Sender._forget)
@@ -234,7 +235,7 @@ class Sender:
         """Tell the store the news and claim up to *room* alerts, or the one about *event*, in one transaction."""
         now, clock, claims = self._store.now(), anyio.current_time(), self._claims
         if not abs(now - clock - self._offset) <= _UNSURE:
-            # The clock was set. Until an exchange has succeeded: the times in the place are wrong.
+            # The clock was set: the times in the place are wrong until an exchange has succeeded.
             self._next_state = self._next_renewal = self._next_mending = -math.inf
         self._offset = now - clock
         request = Request(
@@ -250,7 +251,7 @@ class Sender:
             pause=self._breaker.asked_until - clock,
             recovered=self._breaker.recovered,
             wants_state=clock >= self._next_state,
-            longest_wait=self._terms.longest_wait,
+            longest_wait=self._longest_wait,
             mends=clock >= self._next_mending,
             keep=self._terms.keep if clock >= self._next_pruning else None,
             room=room,
@@ -322,24 +323,25 @@ class Sender:
         """Send the alert once; the ending of the attempt is always kept in `_claims`."""
         event, severity, channel = claim.alert
         began_at, began, retried_at = self._store.now(), anyio.current_time(), self._retried_at
-        cancelled = AlertCancelledError("unknown: the attempt was cancelled before there was an outcome")
-        error: Exception | None = cancelled
+        error: Exception | None = None
+        is_cancelled = True
         try:
-            with anyio.move_on_after(self._terms.timeout) as limit:
-                with contained():
-                    await self._inner.send_alert(event, severity=severity, channel=channel)
-                error = None
+            with anyio.move_on_after(self._terms.timeout) as limit, contained():
+                await self._inner.send_alert(event, severity=severity, channel=channel)
             if limit.cancelled_caught:
                 error = AmbiguousDeliveryError(f"no outcome within {self._terms.timeout:g} s")
+            is_cancelled = False
         except Exception as raised:
-            error = raised
+            error, is_cancelled = raised, False
         finally:
             # Also where the attempt is cancelled: by the caller that leaves the outbox, or by the dispatcher itself.
             clock = anyio.current_time()
-            if error is cancelled and self._background.leaving:
+            if is_cancelled and self._background.leaving:
                 error = AlertStoppedError("unknown: the outbox was left before there was an outcome")
                 verdict = Verdict("stopped", "pending", 0.0, claim.failures, claim.spent)
             else:
+                if is_cancelled:
+                    error = AlertCancelledError("unknown: the attempt was cancelled before there was an outcome")
                 verdict = self._breaker.judge(claim, error, clock)
             if self._breaker.probes:
                 self._tried_after = retried_at
