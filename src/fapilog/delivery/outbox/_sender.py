@@ -156,7 +156,7 @@ class Sender:
             # Made before the exchange, so that no change during the exchange is missed.
             changed = self._store.watch()
             try:
-                wait = await self._exchange()
+                wait = await self._exchange_and_send()
             except FapilogError:
                 wait = _MENDING * random.uniform(1.0, 1.2)  # noqa: S311  spreads load
             except Exception:
@@ -175,7 +175,7 @@ class Sender:
         if self._breaker.room(0, anyio.current_time()) <= 0:
             return
         try:
-            for each in (await self._tell_store(room=1, event=event)).claims:
+            for each in (await self._exchange(room=1, event=event)).claims:
                 await self._attempt(each)
         finally:
             with anyio.CancelScope(shield=True):
@@ -195,7 +195,7 @@ class Sender:
         if not (self._claims.endings or self._claims.returned):
             return
         try:
-            await self._tell_store(room=0)
+            await self._exchange(room=0)
         except FapilogError:
             # Another process takes the alerts over when the leases end.
             if count := len(self._claims.endings):
@@ -203,15 +203,15 @@ class Sender:
 
     # -- the store
 
-    async def _exchange(self) -> float:
+    async def _exchange_and_send(self) -> float:
         """
-        Tell the store the news, start sending the alerts that are due, and return the seconds until there may be more.
+        Exchange the news, start sending the alerts that are due, and return the seconds until there may be more.
 
         Raises:
             FapilogError: The store can't be used; nothing is forgotten.
         """
         began = clock = anyio.current_time()
-        answer = await self._tell_store(room=self._breaker.room(len(self._claims.held), clock))
+        answer = await self._exchange(room=self._breaker.room(len(self._claims.held), clock))
         self._claims.add(answer.claims, until=clock + self._terms.lease)
         while self._lanes < min(self._breaker.lanes, len(self._claims.waiting)) and self._background.home is not None:
             self._lanes += 1
@@ -231,7 +231,7 @@ class Sender:
             return look
         return max(0.0, min(answer.wait - (clock - began), look))
 
-    async def _tell_store(self, *, room: int, event: AuditEvent | None = None) -> Answer:
+    async def _exchange(self, *, room: int, event: AuditEvent | None = None) -> Answer:
         """Tell the store the news and claim up to *room* alerts, or the one about *event*, in one transaction."""
         now, clock, claims = self._store.now(), anyio.current_time(), self._claims
         if not abs(now - clock - self._offset) <= _UNSURE:
