@@ -15,15 +15,15 @@ from fapilog import (
     AuditEvent,
     AuditEventType,
     AuditLogLevel,
-    DeliveryReport,
     NoopAlertDispatcher,
     PermanentDeliveryError,
     TransientDeliveryError,
 )
-from fapilog.core.alerting import DurableDispatcher, reporter
+from fapilog.core.alerting import DurableDispatcher
 from fapilog.delivery.digest import Digest, digest_of
 from fapilog.testing import RecordedAlert, RecordingDispatcher, check_dispatcher
 from tests.doubles.dispatchers import Managed, event
+from tests.doubles.outboxes import owned
 
 BUSY = TransientDeliveryError("busy")
 
@@ -331,30 +331,12 @@ def test_the_digest_tells_sets_apart() -> None:
 # -- what becomes of a summary
 
 
-class Trail:
-    """Hears what a dispatcher tells its owner that it did not know."""
-
-    def __init__(self) -> None:
-        self.heard: list[tuple[str, ...]] = []
-
-    def attempted(self, report: DeliveryReport) -> None:
-        raise AssertionError(report)
-
-    def failing(self, part: str, cause: str) -> None:
-        self.heard.append((part, cause))
-
-    def working(self, part: str) -> None:
-        if self.heard and self.heard[-1] != (part,):
-            self.heard.append((part,))
-
-
 @pytest.mark.parametrize("error", [BUSY, AmbiguousDeliveryError("no answer"), ValueError("t0k3n")])
 async def test_a_summary_that_fails_is_sent_again(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     """It is tried again with growing waits, as the same event, until it is taken; the trail hears of both."""
-    inner, trail = RecordingDispatcher(), Trail()
-    token = reporter.set(trail)
-    async with Digest(inner, window=10.0) as digest:
-        reporter.reset(token)
+    inner = RecordingDispatcher()
+    digest = Digest(inner, window=10.0)
+    async with owned(digest) as trail:
         await storm(digest, range(1, 4))
         inner.error = error
         await anyio.sleep(10 + 1 + 2 + 4 + 1)
@@ -394,10 +376,9 @@ async def test_waits_have_a_limit_and_heed_the_target() -> None:
 
 async def test_a_summary_that_is_refused_is_lost_loudly(caplog: pytest.LogCaptureFixture) -> None:
     """After a permanent error it is not sent again, and an error names how many alerts and which records."""
-    inner, trail = RecordingDispatcher(), Trail()
-    token = reporter.set(trail)
-    async with Digest(inner, window=10.0) as digest:
-        reporter.reset(token)
+    inner = RecordingDispatcher()
+    digest = Digest(inner, window=10.0)
+    async with owned(digest) as trail:
         await storm(digest, range(1, 4))
         inner.error = PermanentDeliveryError("gone")
         await anyio.sleep(100)
@@ -425,7 +406,6 @@ async def test_one_that_hangs_is_cancelled_and_the_next_is_sent() -> None:
 
 async def test_one_target_that_recovers_does_not_speak_for_another() -> None:
     """People hear of a recovery when no summary is left that failed, and not in turns."""
-    trail = Trail()
 
     class Half(RecordingDispatcher):
         async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
@@ -433,9 +413,8 @@ async def test_one_target_that_recovers_does_not_speak_for_another() -> None:
             if event.component == "cache" and len(self.alerts) < 15:
                 raise BUSY
 
-    token = reporter.set(trail)
-    async with Digest(Half(), window=10.0, burst=0) as digest:
-        reporter.reset(token)
+    digest = Digest(Half(), window=10.0, burst=0)
+    async with owned(digest) as trail:
         await storm(digest, range(1, 3), component="cache")
         for number in range(10, 30):
             await storm(digest, range(number, number + 1))

@@ -7,15 +7,15 @@ from fapilog import (
     AlertDispatcher,
     AmbiguousDeliveryError,
     DeliveryError,
-    DeliveryReport,
     NoopAlertDispatcher,
     PermanentDeliveryError,
     TransientDeliveryError,
 )
-from fapilog.core.alerting import DurableDispatcher, reporter
+from fapilog.core.alerting import DurableDispatcher
 from fapilog.delivery.fallback import Fallback
 from fapilog.testing import RecordingDispatcher, check_dispatcher
 from tests.doubles.dispatchers import Managed, event
+from tests.doubles.outboxes import owned
 from tests.doubles.scripted_dispatcher import Scripted
 
 GONE = PermanentDeliveryError("gone")
@@ -88,29 +88,10 @@ async def test_a_cancelled_call_asks_no_other() -> None:
     assert not second.alerts
 
 
-class Trail:
-    """Hears what a dispatcher tells its owner."""
-
-    def __init__(self) -> None:
-        self.reports: list[DeliveryReport] = []
-
-    def attempted(self, report: DeliveryReport) -> None:
-        self.reports.append(report)
-
-    def failing(self, part: str, cause: str) -> None:
-        raise AssertionError(part)
-
-    def working(self, part: str) -> None:
-        raise AssertionError(part)
-
-
 async def test_each_attempt_is_announced() -> None:
     """The trail hears of each attempt: at what, the how manyth, when, how long, and how it ended."""
     fallback = Fallback([Managed(error=GONE), RecordingDispatcher(wait=lambda: anyio.sleep(12)), RecordingDispatcher()])
-    trail = Trail()
-    token = reporter.set(trail)
-    async with fallback:
-        reporter.reset(token)
+    async with owned(fallback) as trail:
         await fallback.send_alert(event(), severity="critical", channel="#on-call")
     await fallback.send_alert(event(2), severity="critical")
     assert [(each.target, each.attempt, each.outcome, each.waited, each.took) for each in trail.reports] == [
@@ -119,6 +100,7 @@ async def test_each_attempt_is_announced() -> None:
         ("RecordingDispatcher", 3, "dispatched", pytest.approx(10), 0),
     ]
     assert all((each.event, each.severity, each.channel) == (event(), "critical", "#on-call") for each in trail.reports)
+    assert not trail.heard
 
 
 async def test_it_does_not_resume() -> None:

@@ -1,7 +1,7 @@
-"""Outboxes for tests, and a trail that remembers the reports of one."""
+"""Outboxes for tests, and a trail that remembers the reports of a dispatcher."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -46,37 +46,48 @@ def make(inner: Any, path: Path, **options: Any) -> Outbox:
 
 
 class Told:
-    """An owner that remembers what it was told."""
+    """
+    A trail that remembers what a dispatcher has told it.
+
+    Attributes:
+        reports: The attempts.
+        failures: What fails now, and why.
+        recovered: What has failed, and works again.
+        heard: Every failure as a pair, and every recovery as the part alone.
+    """
 
     def __init__(self) -> None:
         self.reports: list[DeliveryReport] = []
         self.failures: dict[str, str] = {}
         self.recovered: list[str] = []
+        self.heard: list[tuple[str, ...]] = []
 
     def attempted(self, report: DeliveryReport) -> None:
         self.reports.append(report)
 
     def failing(self, part: str, cause: str) -> None:
         self.failures.setdefault(part, cause)
+        self.heard.append((part, cause))
 
     def working(self, part: str) -> None:
         if self.failures.pop(part, None) is not None:
             self.recovered.append(part)
+            self.heard.append((part,))
 
 
 @asynccontextmanager
-async def owned(outbox: AnyOutbox) -> AsyncIterator[Told]:
-    """Enter *outbox* as a trail does."""
+async def owned(dispatcher: AbstractAsyncContextManager[object]) -> AsyncIterator[Told]:
+    """Enter *dispatcher* as a trail does."""
     told = Told()
     token = reporter.set(told)
     try:
-        await outbox.__aenter__()
+        await dispatcher.__aenter__()
     finally:
         reporter.reset(token)
     try:
         yield told
     finally:
-        await outbox.__aexit__(None, None, None)
+        await dispatcher.__aexit__(None, None, None)
 
 
 async def until(condition: Callable[[], object], *, step: float = 1.0) -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import sys
 import threading
 from functools import partial
 from typing import Any
@@ -42,11 +43,18 @@ async def test_a_pipe_gets_json_lines(capsys: pytest.CaptureFixture[str]) -> Non
     assert not rest
 
 
-def test_a_stream_is_asked_for() -> None:
-    """What can't be written to, such as the name of a file, is refused when the dispatcher is made."""
-    name: Any = "alerts.log"
-    with pytest.raises(TypeError, match=r"^stream: expected a stream of text, such as sys.stderr; got a str"):
-        ConsoleDispatcher(name)
+class Writer:
+    """Lacks the other methods of a stream, and could not print an alert."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+@pytest.mark.parametrize("other", ["alerts.log", Writer()], ids=["name", "writer"])
+def test_a_stream_is_asked_for(other: Any) -> None:
+    """What is no stream, such as the name of a file, is refused when the dispatcher is made."""
+    with pytest.raises(TypeError, match=r"^stream: expected a stream of text, such as sys.stderr; got a "):
+        ConsoleDispatcher(other)
 
 
 async def test_a_terminal_gets_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,6 +103,13 @@ async def test_a_closed_stream_is_permanent() -> None:
     stream.close()
     with pytest.raises(PermanentDeliveryError, match="closed"):
         await ConsoleDispatcher(stream).send_alert(an_event(), severity="info")
+
+
+async def test_no_stream_is_permanent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was started with a closed standard output has none, and the alert is not delivered."""
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(PermanentDeliveryError, match="closed"):
+        await ConsoleDispatcher().send_alert(an_event(), severity="info")
 
 
 async def test_a_broken_pipe_is_permanent() -> None:

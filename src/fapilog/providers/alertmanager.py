@@ -124,19 +124,16 @@ class AlertmanagerDispatcher(Uncopied):
         """Post the alert to all replicas that lack it, at the same time."""
         alert = Alert(event, severity, channel)
         now = datetime.fromtimestamp(time.time(), UTC)
+        key = dedup_key(event.event_id)
+        whole = self._content(self._render(event, severity), key, channel, now)
         failures: dict[int, DeliveryError] = {}
 
-        def content(rendered: Rendered) -> bytes:
-            return self._content(rendered, dedup_key(event.event_id), channel, now)
-
-        def less() -> bytes:
-            return content(least(event, severity))
-
-        whole = content(self._render(event, severity))
+        def less(number: int) -> Request:
+            return self._request(number, self._content(least(event, severity), key, channel, now))
 
         async def post(number: int) -> None:
             try:
-                await self._poster.post(self._request(number, whole), lambda: self._request(number, less()))
+                await self._poster.post(self._request(number, whole), lambda: less(number))
             except DeliveryError as error:
                 failures[number] = error
             else:

@@ -49,7 +49,7 @@ class ConsoleDispatcher(Uncopied):
         disclosure: Disclosure = Disclosure.STANDARD,
         link: str | None = None,
     ) -> None:
-        if stream is not None and not callable(getattr(stream, "write", None)):
+        if stream is not None and not all(hasattr(stream, name) for name in ("write", "flush", "isatty")):
             raise TypeError(f"stream: expected a stream of text, such as sys.stderr; got {kind_of(stream)}")
         self._stream = stream
         self._render = Renderer(disclosure, link)
@@ -63,7 +63,7 @@ class ConsoleDispatcher(Uncopied):
     @without_frames
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Print the alert."""
-        stream = self._stream or sys.stdout
+        stream = sys.stdout if self._stream is None else self._stream
         rendered = self._render(event, severity)
         channel = channel and text(channel)
         left = threading.Event()
@@ -76,14 +76,17 @@ class ConsoleDispatcher(Uncopied):
         if not taken:
             raise PermanentDeliveryError("console: the stream takes nothing more; it is closed or broken")
 
-    def _write_in_turn(self, stream: TextIO, rendered: Rendered, channel: str | None, left: threading.Event) -> bool:
+    def _write_in_turn(
+        self, stream: TextIO | None, rendered: Rendered, channel: str | None, left: threading.Event
+    ) -> bool:
         # Otherwise a stream that blocks would keep one thread more for every alert.
         lock = self._lock
         while not lock.acquire(timeout=_LOOK):
             if left.is_set():
                 return False
         try:
-            return not left.is_set() and _write(stream, rendered, channel)
+            # There is no `sys.stdout` in a process that was started with a closed one.
+            return stream is not None and not left.is_set() and _write(stream, rendered, channel)
         finally:
             lock.release()
 

@@ -145,7 +145,7 @@ class AnyOutbox(Uncopied):
         """Be no longer entered if the event loop was closed before the outbox was left: nothing sends its alerts."""
         if self._life is not None and self._life.is_lost:
             self._forget()
-            self._store.part()
+            self._store.stop_reporting()
 
     # -- taking alerts
 

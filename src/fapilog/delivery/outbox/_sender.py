@@ -117,6 +117,7 @@ class Sender:
         self._store = store
         self._inner = inner
         self._terms = terms
+        self._longest_wait = terms.longest_wait
         self._background = background
         self._forget()
         call_in_child(self, Sender._forget)
@@ -155,7 +156,7 @@ class Sender:
             # Made before the exchange, so that no change during the exchange is missed.
             changed = self._store.watch()
             try:
-                wait = await self._exchange()
+                wait = await self._exchange_and_send()
             except FapilogError:
                 wait = _MENDING * random.uniform(1.0, 1.2)  # noqa: S311  spreads load
             except Exception:
@@ -174,7 +175,7 @@ class Sender:
         if self._breaker.room(0, anyio.current_time()) <= 0:
             return
         try:
-            for each in (await self._tell_store(room=1, event=event)).claims:
+            for each in (await self._exchange(room=1, event=event)).claims:
                 await self._attempt(each)
         finally:
             with anyio.CancelScope(shield=True):
@@ -194,7 +195,7 @@ class Sender:
         if not (self._claims.endings or self._claims.returned):
             return
         try:
-            await self._tell_store(room=0)
+            await self._exchange(room=0)
         except FapilogError:
             # Another process takes the alerts over when the leases end.
             if count := len(self._claims.endings):
@@ -202,15 +203,15 @@ class Sender:
 
     # -- the store
 
-    async def _exchange(self) -> float:
+    async def _exchange_and_send(self) -> float:
         """
-        Tell the store the news, start sending the alerts that are due, and return the seconds until there may be more.
+        Exchange the news, start sending the alerts that are due, and return the seconds until there may be more.
 
         Raises:
             FapilogError: The store can't be used; nothing is forgotten.
         """
         began = clock = anyio.current_time()
-        answer = await self._tell_store(room=self._breaker.room(len(self._claims.held), clock))
+        answer = await self._exchange(room=self._breaker.room(len(self._claims.held), clock))
         self._claims.add(answer.claims, until=clock + self._terms.lease)
         while self._lanes < min(self._breaker.lanes, len(self._claims.waiting)) and self._background.home is not None:
             self._lanes += 1
@@ -230,11 +231,11 @@ class Sender:
             return look
         return max(0.0, min(answer.wait - (clock - began), look))
 
-    async def _tell_store(self, *, room: int, event: AuditEvent | None = None) -> Answer:
+    async def _exchange(self, *, room: int, event: AuditEvent | None = None) -> Answer:
         """Tell the store the news and claim up to *room* alerts, or the one about *event*, in one transaction."""
         now, clock, claims = self._store.now(), anyio.current_time(), self._claims
         if not abs(now - clock - self._offset) <= _UNSURE:
-            # The clock was set. Until an exchange has succeeded: the times in the place are wrong.
+            # The clock was set: the times in the place are wrong until an exchange has succeeded.
             self._next_state = self._next_renewal = self._next_mending = -math.inf
         self._offset = now - clock
         request = Request(
@@ -250,7 +251,7 @@ class Sender:
             pause=self._breaker.asked_until - clock,
             recovered=self._breaker.recovered,
             wants_state=clock >= self._next_state,
-            longest_wait=self._terms.longest_wait,
+            longest_wait=self._longest_wait,
             mends=clock >= self._next_mending,
             keep=self._terms.keep if clock >= self._next_pruning else None,
             room=room,
@@ -322,24 +323,25 @@ class Sender:
         """Send the alert once; the ending of the attempt is always kept in `_claims`."""
         event, severity, channel = claim.alert
         began_at, began, retried_at = self._store.now(), anyio.current_time(), self._retried_at
-        cancelled = AlertCancelledError("unknown: the attempt was cancelled before there was an outcome")
-        error: Exception | None = cancelled
+        error: Exception | None = None
+        is_cancelled = True
         try:
-            with anyio.move_on_after(self._terms.timeout) as limit:
-                with contained():
-                    await self._inner.send_alert(event, severity=severity, channel=channel)
-                error = None
+            with anyio.move_on_after(self._terms.timeout) as limit, contained():
+                await self._inner.send_alert(event, severity=severity, channel=channel)
             if limit.cancelled_caught:
                 error = AmbiguousDeliveryError(f"no outcome within {self._terms.timeout:g} s")
+            is_cancelled = False
         except Exception as raised:
-            error = raised
+            error, is_cancelled = raised, False
         finally:
             # Also where the attempt is cancelled: by the caller that leaves the outbox, or by the dispatcher itself.
             clock = anyio.current_time()
-            if error is cancelled and self._background.leaving:
+            if is_cancelled and self._background.leaving:
                 error = AlertStoppedError("unknown: the outbox was left before there was an outcome")
                 verdict = Verdict("stopped", "pending", 0.0, claim.failures, claim.spent)
             else:
+                if is_cancelled:
+                    error = AlertCancelledError("unknown: the attempt was cancelled before there was an outcome")
                 verdict = self._breaker.judge(claim, error, clock)
             if self._breaker.probes:
                 self._tried_after = retried_at

@@ -114,9 +114,9 @@ class Store:
         try:
             await in_thread(self.place.close)
         finally:
-            self.part()
+            self.stop_reporting()
 
-    def part(self) -> None:
+    def stop_reporting(self) -> None:
         """Tell no trail from now on, as in `leave`; the place stays open."""
         self._reporter = None
         _entered.discard(self)
