@@ -7,6 +7,7 @@ A `TrailFile` is one connection. It makes calls one at a time, and blocks.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import os
 import sqlite3
@@ -19,13 +20,13 @@ from ..record.chain import ChainError
 from ..record.errors import AuditStorageError
 from ._files.access import require_number
 from ._files.directory import make_directory
+from ._files.locking import locked
 from ._rows.table import COLUMNS, SCATTERED, STRETCH
 from .sqlitefile import (
     ERRORS,
     Opened,
     SharedFile,
     inode_of,
-    locked,
     make_file,
     make_tables,
     number,
@@ -132,7 +133,7 @@ class TrailFile(SharedFile):
         elif inode_of(self._path) is None and not _size(self._log):
             return None
         # One at a time: to change to WAL, SQLite needs the file for itself and does not wait for it.
-        with locked(self._path.parent, patience=_PATIENCE, error=AuditStorageError):
+        with locked(self._path.parent, fcntl.LOCK_EX):
             self._require_file_of_log()
             if is_made:
                 make_file(self._path)
