@@ -461,7 +461,7 @@ async def test_a_locked_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 async def test_a_locked_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While somebody keeps the folder locked, the file can't be opened, and alerts go out directly, once."""
-    monkeypatch.setattr(place, "_BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr("fapilog.storage._files.locking._PATIENCE", 0.05)
     inner = Scripted()
     fd = await anyio.to_thread.run_sync(os.open, tmp_path, os.O_RDONLY)
     try:

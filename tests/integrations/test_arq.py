@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from fapilog import AuditEvent, AuditEventType, AuditOutcome, AuditStorageError, AuditTrail, FileStorage
+from fapilog import AuditEvent, AuditEventType, AuditOutcome, AuditTrail
 from fapilog.context import audit_context
-from fapilog.record.chain import Seal
 from fapilog.record.parties import Actor
 from fapilog.testing import RecordingDispatcher
+from tests.doubles.failing_storage import FailingStorage
 from tests.doubles.redis import redis
 
 pytest.importorskip("arq")
@@ -175,13 +175,6 @@ async def test_a_job_whose_time_is_over_is_recorded(queue: ArqRedis, trail: Audi
     assert ended == ["cancelled"]
 
 
-class Broken(FileStorage):
-    """Stores nothing."""
-
-    async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
-        raise AuditStorageError("no room")
-
-
 async def test_a_trail_that_fails_fails_no_job(
     queue: ArqRedis, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -191,6 +184,6 @@ async def test_a_trail_that_fails_fails_no_job(
         raise LookupError("no such door")
 
     with caplog.at_level(logging.ERROR):
-        await run(queue, AuditMiddleware(AuditTrail(storage=Broken(tmp_path))), fails)
+        await run(queue, AuditMiddleware(AuditTrail(storage=FailingStorage(refuses=lambda _: True))), fails)
     assert "an event about a job was not recorded: AuditStorageError" in caplog.text
     assert "failed, LookupError: no such door" in caplog.text

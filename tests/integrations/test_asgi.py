@@ -10,11 +10,12 @@ from typing import Any, NoReturn
 import anyio
 import pytest
 
-from fapilog import AuditEvent, AuditEventType, AuditOutcome, AuditStorageError, AuditTrail
+from fapilog import AuditEvent, AuditEventType, AuditOutcome, AuditTrail
 from fapilog.context import bind_audit_context, current_audit_context
 from fapilog.integrations.asgi import AuditMiddleware, with_lifespan
 from fapilog.testing import RecordedTrail
 from tests.doubles.alarms import TooLateError, alarming
+from tests.doubles.failing_storage import FailingStorage
 
 Message = dict[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -367,16 +368,11 @@ async def test_the_event_is_stored_before_the_answer(trail: AuditTrail) -> None:
     assert found == ["alice", "alice"]
 
 
-class BrokenTrail(AuditTrail):
-    """Its disk is full."""
-
-    async def log_event(self, *args: Any, **given: Any) -> str:
-        raise AuditStorageError("No space left on device")
-
-
-async def test_a_trail_that_fails_stops_no_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_trail_that_fails_stops_no_answer(caplog: pytest.LogCaptureFixture) -> None:
     """A request whose event can't be stored is answered all the same, and the failure is logged."""
-    app = AuditMiddleware(answering(), trail=BrokenTrail(storage_path=tmp_path), log_requests=True)
+    app = AuditMiddleware(
+        answering(), trail=AuditTrail(storage=FailingStorage(refuses=lambda _: True)), log_requests=True
+    )
     start, _ = await asked(app)
     assert start["status"] == 200
     assert [record.getMessage() for record in caplog.records] == [

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 import fapilog
-from fapilog import AuditEvent, AuditEventType, AuditOutcome, AuditStorageError, AuditTrail, ChainStatus, FileStorage
+from fapilog import AuditEvent, AuditEventType, AuditOutcome, AuditTrail, ChainStatus
 from fapilog.context import audit_context, current_audit_context
-from fapilog.record.chain import Seal
 from fapilog.record.parties import Actor
 from fapilog.testing import RecordingDispatcher
+from tests.doubles.failing_storage import FailingStorage
 from tests.doubles.interrupting import interruptions
 from tests.doubles.servers import ROOT, running, wait_until
 
@@ -201,16 +201,9 @@ def test_a_failure_says_nothing_of_the_arguments(trail: AuditTrail, app: Any) ->
     assert "4711" not in str(event.metadata)
 
 
-class Broken(FileStorage):
-    """Stores nothing."""
-
-    async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
-        raise AuditStorageError("no room")
-
-
 def test_a_trail_that_fails_fails_no_task(tmp_path: Path, app: Any, caplog: pytest.LogCaptureFixture) -> None:
     """A task ends as it would without a trail, and the log says what was not recorded."""
-    trail = AuditTrail(storage=Broken(tmp_path), alert_dispatcher=RecordingDispatcher())
+    trail = AuditTrail(storage=FailingStorage(refuses=lambda _: True), alert_dispatcher=RecordingDispatcher())
     undo = instrument(trail)
 
     @app.task(name="fails")  # type: ignore[untyped-decorator]

@@ -8,11 +8,11 @@ from typing import Any, cast
 import pytest
 
 import fapilog
-from fapilog import AuditEvent, AuditEventType, AuditOutcome, AuditStorageError, AuditTrail, FileStorage
+from fapilog import AuditEvent, AuditEventType, AuditOutcome, AuditTrail
 from fapilog.context import audit_context, current_audit_context
-from fapilog.record.chain import Seal
 from fapilog.record.parties import Actor
 from fapilog.testing import RecordingDispatcher
+from tests.doubles.failing_storage import FailingStorage
 from tests.doubles.interrupting import interruptions
 
 pytest.importorskip("dramatiq")
@@ -238,17 +238,10 @@ def test_a_message_that_is_skipped_leaves_no_context(trail: AuditTrail, broker: 
     assert contexts
 
 
-class Broken(FileStorage):
-    """Stores nothing."""
-
-    async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
-        raise AuditStorageError("no room")
-
-
 def test_a_trail_that_fails_fails_no_message(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Messages are processed as without a trail, and the log says what was not recorded."""
     broker = StubBroker(middleware=[])
-    broker.add_middleware(AuditMiddleware(AuditTrail(storage=Broken(tmp_path))))
+    broker.add_middleware(AuditMiddleware(AuditTrail(storage=FailingStorage(refuses=lambda _: True))))
     done: list[int] = []
 
     @dramatiq.actor(broker=broker)

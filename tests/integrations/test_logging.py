@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from fapilog import AuditEvent, AuditEventType, AuditLogLevel, AuditStorageError, AuditTrail, ChainStatus, FileStorage
+from fapilog import AuditEvent, AuditEventType, AuditLogLevel, AuditTrail, ChainStatus, FileStorage
 from fapilog.context import audit_context
 from fapilog.integrations.logging import AuditHandler
 from fapilog.record.chain import Seal
 from fapilog.testing import RecordingDispatcher
+from tests.doubles.failing_storage import FailingStorage
 
 ROOT = Path(__file__).parents[2]
 log = logging.getLogger("shop.login")
@@ -402,22 +403,9 @@ def test_an_alert_does_not_feed_itself(tmp_path: Path, attach: Attach) -> None:
     assert [event.message for event in stored(trail, handler)] == ["down", "about down"]
 
 
-class Broken(FileStorage):
-    """Stores nothing while it is broken."""
-
-    is_broken = True
-
-    async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
-        if self.is_broken:
-            raise AuditStorageError("no room")
-        return await super().append(event, once=once)
-
-
-def test_a_failing_storage_is_counted_and_said(
-    tmp_path: Path, attach: Attach, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_failing_storage_is_counted_and_said(attach: Attach, caplog: pytest.LogCaptureFixture) -> None:
     """What can't be stored is counted, said once in the log, and once in the trail when that works again."""
-    storage = Broken(tmp_path, durability="write")
+    storage = FailingStorage(refuses=lambda _: True)
     trail = AuditTrail(storage=storage)
     handler = attach(AuditHandler(trail))
     log.warning("private: %d", 4711)
@@ -427,7 +415,7 @@ def test_a_failing_storage_is_counted_and_said(
     lines = [record.getMessage() for record in caplog.records if "log record" in record.getMessage()]
     assert lines == ["a log record was not recorded: AuditStorageError"]
     assert "4711" not in lines[0]
-    storage.is_broken = False
+    storage.refuses = lambda _: False
     log.warning("kept")
     messages = [event.message for event in stored(trail, handler)]
     assert messages[0] == "kept"

@@ -210,7 +210,7 @@ def test_a_lock_that_fails_is_an_error_at_once(tmp_path: Path, monkeypatch: pyte
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", fail)
-    with pytest.raises(OSError, match="No locks available"), _locking.without_writers(tmp_path):
+    with pytest.raises(OSError, match="No locks available"), _locking.locked(tmp_path):
         pass
 
 
@@ -223,7 +223,7 @@ def test_an_interrupt_that_comes_before_the_unlocking_leaves_nothing_of_the_desc
         raise KeyboardInterrupt
 
     def reader() -> None:
-        with _locking.without_writers(tmp_path):
+        with _locking.locked(tmp_path):
             pass
 
     storage = FileStorage(tmp_path)

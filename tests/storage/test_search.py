@@ -22,7 +22,7 @@ from fapilog.record.parties import Actor, Target
 from fapilog.storage._files import search as _search
 from fapilog.storage._files import searchers as _searchers
 from fapilog.storage._files.effort import TooLongError
-from fapilog.storage._files.locking import without_writers
+from fapilog.storage._files.locking import locked
 from fapilog.storage._files.reader import TrailReader
 from fapilog.storage._files.search import Search
 from fapilog.storage._files.searchers import Searcher, Searchers
@@ -353,7 +353,7 @@ def test_with_its_parent_the_process_ends(
     searcher = searchers.taken()
     reader = TrailReader(directory, durable=False)
     # A search waits for writers.
-    with without_writers(directory) if is_busy else contextlib.nullcontext():
+    with locked(directory) if is_busy else contextlib.nullcontext():
         asking = threading.Thread(target=searcher.ask, args=[reader, EventFilter(), 1])
         asking.start()
         if not is_busy:

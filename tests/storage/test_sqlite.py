@@ -20,6 +20,7 @@ import pytest
 from fapilog import AuditEvent, AuditEventType, AuditLogLevel, AuditStorageError, AuditTrail, ChainStatus
 from fapilog.core._reading import intact
 from fapilog.storage import _sqlitetrail
+from fapilog.storage._files import locking
 from fapilog.storage._rows import ranges
 from fapilog.storage._rows.table import questions
 from fapilog.storage.protocol import EventFilter
@@ -237,6 +238,28 @@ def test_another_process_that_does_not_end_is_named(
         assert len(without_loop(storage.read(0, 10))) == 1
     append(storage, "b")
     assert len(without_loop(storage.read(0, 10))) == 2
+
+
+def test_a_process_that_has_the_lock_on_the_directory_is_named(
+    storage: SQLiteStorage, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under `flock DIR program` the file can't be opened, and the error names the program."""
+    flock = shutil.which("flock")
+    if flock is None or not Path("/proc/locks").exists():
+        pytest.skip("no flock, or no list of locks")
+    monkeypatch.setattr(locking, "_PATIENCE", 0.05)
+    path.parent.mkdir()
+    command = [flock, str(path.parent), "sh", "-c", "echo held; read line"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as stranger:
+        assert stranger.stdout is not None
+        assert stranger.stdin is not None
+        stranger.stdout.readline()
+        with pytest.raises(
+            AuditStorageError, match=rf"audit.db: its lock was held .* by process {stranger.pid} \(flock\)$"
+        ):
+            append(storage, "a")
+        stranger.stdin.close()
+    append(storage, "a")
 
 
 def test_a_reader_is_not_in_the_way_in_a_copy(

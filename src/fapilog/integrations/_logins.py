@@ -13,7 +13,7 @@ from ..core.audit import AuditTrail
 from ..record.kinds import AuditEventType, AuditOutcome
 from ..record.parties import Target
 from ..record.values import unreadable
-from ..tasks.strangers import contained, tamed
+from ..tasks.strangers import tamed
 from ._failures import logged
 
 __all__ = ["Logins", "current_user_id"]
@@ -175,8 +175,7 @@ def _contained(receive: _Receiver) -> _Receiver:
 
 
 def _record(call: Callable[[], object]) -> None:
-    # What a value of the application raises when it is asked may be no `Exception`.
-    with logged("a signal of the application is not recorded"), contained():
+    with logged("a signal of the application is not recorded"):
         call()
 
 

@@ -7,6 +7,7 @@ A `TrailFile` is one connection. It makes calls one at a time, and blocks.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import os
 import sqlite3
@@ -19,13 +20,13 @@ from ..record.chain import ChainError
 from ..record.errors import AuditStorageError
 from ._files.access import require_number
 from ._files.directory import make_directory
+from ._files.locking import locked
 from ._rows.table import COLUMNS, SCATTERED, STRETCH
 from .sqlitefile import (
     ERRORS,
     Opened,
     SharedFile,
     inode_of,
-    locked,
     make_file,
     make_tables,
     number,
@@ -132,37 +133,39 @@ class TrailFile(SharedFile):
         elif inode_of(self._path) is None and not _size(self._log):
             return None
         # One at a time: to change to WAL, SQLite needs the file for itself and does not wait for it.
-        with locked(self._path.parent, patience=_PATIENCE, error=AuditStorageError):
-            self._require_file_of_log()
-            if is_made:
-                make_file(self._path)
-                require_writable(self._path, AuditStorageError)
-            inode = inode_of(self._path)
-            self._require_one_name()
-            # Never made by SQLite, with a mode that other users may read.
-            uri = f"{self._path.as_uri()}?mode=rw"
-            connection = sqlite3.connect(
-                uri, uri=True, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
-            )
-            # The exit of the interpreter waits for a commit, and not for a thread that reads: closed under its hands,
-            # the connection would crash the process.
-            self._open = opened = Opened(self, connection, self._path, inode, closes_at_exit=is_made)
-            is_new = self._is_new(connection)
-            if is_new and not is_made:
-                self._close()
-                return None
-            if is_made:
-                # In another mode, which a backup by VACUUM INTO has, readers are in the way of a commit.
-                connection.execute("PRAGMA busy_timeout = 0").fetchall()
-                _when_free(connection, "PRAGMA journal_mode = WAL")
-            if is_new:
-                make_tables(connection, _SCHEMA, application_id=_APPLICATION_ID, version=_VERSION)
-            synchronous = "FULL" if self._durable else "NORMAL"
-            # On macOS fsync leaves the data in the drive's cache: https://www.sqlite.org/pragma.html#pragma_fullfsync
-            for setting in (f"synchronous = {synchronous}", "fullfsync = ON", f"journal_size_limit = {_LOG_KEPT}"):
-                connection.execute(f"PRAGMA {setting}").fetchall()
-            if not is_made:
-                connection.execute("PRAGMA query_only = ON")
+        with locked(self._path.parent, fcntl.LOCK_EX):
+            return self._connected(is_made=is_made)
+
+    def _connected(self, *, is_made: bool) -> Opened | None:
+        """Open the file, with its tables and settings; return None if it has no tables, and none are to be made."""
+        self._require_file_of_log()
+        if is_made:
+            make_file(self._path)
+            require_writable(self._path, AuditStorageError)
+        inode = inode_of(self._path)
+        self._require_one_name()
+        # Never made by SQLite, with a mode that other users may read.
+        uri = f"{self._path.as_uri()}?mode=rw"
+        connection = sqlite3.connect(uri, uri=True, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
+        # The exit of the interpreter waits for a commit, and not for a thread that reads: closed under its hands,
+        # the connection would crash the process.
+        self._open = opened = Opened(self, connection, self._path, inode, closes_at_exit=is_made)
+        is_new = self._is_new(connection)
+        if is_new and not is_made:
+            self._close()
+            return None
+        if is_made:
+            # In another mode, which a backup by VACUUM INTO has, readers are in the way of a commit.
+            connection.execute("PRAGMA busy_timeout = 0").fetchall()
+            _when_free(connection, "PRAGMA journal_mode = WAL")
+        if is_new:
+            make_tables(connection, _SCHEMA, application_id=_APPLICATION_ID, version=_VERSION)
+        synchronous = "FULL" if self._durable else "NORMAL"
+        # On macOS fsync leaves the data in the drive's cache: https://www.sqlite.org/pragma.html#pragma_fullfsync
+        for setting in (f"synchronous = {synchronous}", "fullfsync = ON", f"journal_size_limit = {_LOG_KEPT}"):
+            connection.execute(f"PRAGMA {setting}").fetchall()
+        if not is_made:
+            connection.execute("PRAGMA query_only = ON")
         return opened
 
     def _require_file_of_log(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import random
 import sqlite3
@@ -12,7 +11,7 @@ import stat
 import threading
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -27,7 +26,6 @@ __all__ = [
     "close",
     "inode_of",
     "is_damage",
-    "locked",
     "make_file",
     "make_tables",
     "number",
@@ -308,33 +306,3 @@ def require_writable(path: Path, error: Callable[[str], Exception]) -> None:
 def pause() -> None:
     """Give another process time to finish."""
     time.sleep(random.uniform(*_LOOK_EVERY))  # noqa: S311  no secret
-
-
-@contextlib.contextmanager
-def locked(directory: Path, *, patience: float, error: Callable[[str], Exception]) -> Generator[None]:
-    """
-    Be the only one, of all processes, to open, make or rename a database in *directory*.
-
-    Args:
-        directory: The directory of the file.
-        patience: Seconds to wait for another process.
-        error: Makes the exception that is raised after that.
-    """
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        give_up_at = time.monotonic() + patience
-        while not _lock(fd):
-            if time.monotonic() > give_up_at:
-                raise error(f"{directory}: another process keeps it locked")
-            pause()
-        yield
-    finally:
-        os.close(fd)
-
-
-def _lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

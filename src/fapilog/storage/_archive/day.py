@@ -19,7 +19,7 @@ from .._files.access import allow_as
 from .._files.compressed import compress, content_of
 from .._files.descriptors import blocks, closing, sync
 from .._files.directory import newest_file, reading, sync_directory
-from .._files.locking import without_writers
+from .._files.locking import locked
 from .._files.names import SUFFIX, date_of, day_of, names
 from .._files.times import INDEX, Times
 from .._regular import open_regular
@@ -136,7 +136,7 @@ def remove_days(directory: Path, anchor: Anchor) -> None:
     Raises:
         OSError: A file can't be deleted; the next `sweep` deletes the rest.
     """
-    with without_writers(directory):
+    with locked(directory):
         # A trail may leave it to the operating system when its records come to the disk; the anchor names one of them.
         for name in names(directory)[-2:]:
             with reading(directory, name) as fd:

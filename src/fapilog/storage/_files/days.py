@@ -20,7 +20,7 @@ from .access import cannot
 from .directory import reading, size_of
 from .effort import Effort
 from .lines import Lines, lines_of, placed
-from .locking import without_writers
+from .locking import locked
 from .names import SUFFIX, names
 from .places import number_behind
 
@@ -66,7 +66,7 @@ class Days:
         """
         if not names(self.directory):
             return [], 0
-        with without_writers(self.directory, check=lambda: effort.take(0)):
+        with locked(self.directory, check=lambda: effort.take(0)):
             files = names(self.directory)
             with contextlib.suppress(ChainError):
                 while files:

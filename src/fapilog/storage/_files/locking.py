@@ -1,4 +1,4 @@
-"""The lock on the directory of a trail, which keeps its writers apart."""
+"""The lock on a directory, which keeps the writers of a trail in files apart, and those who open a file of SQLite."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Final
 from .descriptors import close
 from .directory import is_named
 
-__all__ = ["close_locked", "is_locked_here", "lock", "lock_at_once", "unlock", "without_writers"]
+__all__ = ["close_locked", "is_locked_here", "lock", "lock_at_once", "locked", "unlock"]
 
 # Seconds that a writer or a reader waits. Writers hold the lock for a write and a sync; a process that holds it longer
 # is no writer (`flock DIR backup.sh`), or its disk hangs: then the callers need an error, and the operator an incident.
@@ -119,10 +119,8 @@ def _program(pid: str) -> str:
 
 
 @contextlib.contextmanager
-def without_writers(
-    directory: Path, how: int = fcntl.LOCK_SH, check: Callable[[], object] = int
-) -> Generator[None, None, None]:
-    """Wait for the writers in all processes, and keep them waiting until left; the rest is as of `lock`."""
+def locked(directory: Path, how: int = fcntl.LOCK_SH, check: Callable[[], object] = int) -> Generator[None, None, None]:
+    """Wait for those in all processes who have the lock, and keep writers away until left; the rest is as of `lock`."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         lock(os.fspath(directory), fd, how, check)

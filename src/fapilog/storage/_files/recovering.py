@@ -27,7 +27,7 @@ from .._anchor import start_of
 from .descriptors import closing, sync, write_all
 from .directory import open_file, reading, size_of
 from .lines import Lines, PlacedError, lines_of, placed
-from .locking import without_writers
+from .locking import locked
 from .names import names
 from .torn import follow_older
 
@@ -207,7 +207,7 @@ def recover(directory: Path, reason: str, *, user_id: str | None = None) -> tupl
     Raises:
         OSError: A file can't be read or written, or another process holds the lock on the trail.
     """
-    with without_writers(directory, fcntl.LOCK_EX):
+    with locked(directory, fcntl.LOCK_EX):
         files = names(directory)
         found = _damage(directory, files)
         return None if found is None else _seal(directory, files, found, reason, user_id)

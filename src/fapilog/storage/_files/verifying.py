@@ -14,7 +14,7 @@ from .conversions import undone
 from .directory import reading
 from .effort import Effort
 from .lines import PlacedError, lines_of
-from .locking import without_writers
+from .locking import locked
 from .names import files_set_aside, names
 from .recovering import sealed_break, sealed_places
 from .torn import follow_older
@@ -197,7 +197,7 @@ def _verify_file(
                 return head
         # A record may be being written, or one that a full disk has cut may have been taken back while it was
         # checked: look again without writers, if need be from the beginning of the file.
-        with without_writers(directory, check=lambda: effort.take(0)):
+        with locked(directory, check=lambda: effort.take(0)):
             try:
                 head, size, rest = lines.follow(size, head, progress)
             except ChainError:

@@ -7,6 +7,7 @@ The file of an outbox, in SQLite: opened, made, locked, and set aside if it is d
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import math
 import os
@@ -18,13 +19,13 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from ....record.errors import OutboxError
+from ....storage._files.locking import locked
 from ....storage.sqlitefile import (
     ERRORS,
     Opened,
     SharedFile,
     inode_of,
     is_damage,
-    locked,
     make_file,
     make_tables,
     number,
@@ -144,7 +145,7 @@ class OutboxFile(SharedFile):
         elif not self.path.exists():
             raise OutboxError(f"{self.path}: there is no such file")
         # One at a time: to change to WAL, SQLite needs the file for itself and does not wait for it.
-        with locked(self.path.parent, patience=_BUSY_TIMEOUT, error=OutboxError):
+        with locked(self.path.parent, fcntl.LOCK_EX):
             if not self._must_exist:
                 make_file(self.path)
             require_writable(self.path, OutboxError)
@@ -191,7 +192,7 @@ class OutboxFile(SharedFile):
     def _set_aside(self, inode: tuple[int, int] | None) -> None:
         """Rename a damaged outbox, with its log and index, unless another process has done so meanwhile."""
         try:
-            with locked(self.path.parent, patience=_BUSY_TIMEOUT, error=OutboxError):
+            with locked(self.path.parent, fcntl.LOCK_EX):
                 if inode is None or inode != inode_of(self.path) or not self._was_outbox() or not self._is_damaged():
                     return
                 aside = f"{self.path}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"
