@@ -169,7 +169,7 @@ def test_a_long_name_hides_nothing_on_a_terminal(run: Run, tmp_path: Path, monke
     trail = AuditTrail(storage_path=tmp_path)
     trail.sync.log_authentication(success=False, user_id="mallory" * 100)
     _, out, _ = run("show", tmp_path)
-    assert re.search(r"(?m)^1 +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d +security +authentication_failed +mallo", out)
+    assert re.search(r"(?m)^1 +\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ +security +authentication_failed +mallo", out)
 
 
 def test_counts(run: Run, directory: Path) -> None:
@@ -250,6 +250,14 @@ def test_the_tail(run: Run, directory: Path, options: tuple[str, ...], found: li
     assert [
         json.loads(line)["sequence_number"] for line in run("tail", directory, "--json", *options)[1].splitlines()
     ] == found
+
+
+@pytest.mark.parametrize("command", ["show", "tail"])
+def test_times_have_their_zone(run: Run, directory: Path, command: str) -> None:
+    """A time that is shown says that it is UTC, and can be given to --since as it is."""
+    _, out, _ = run(command, directory)
+    [oldest, *_] = sorted(re.findall(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", out))
+    assert set(numbers(run(command, directory, "--since", oldest)[1])) == {1, 2, 3}
 
 
 @pytest.mark.slow

@@ -224,13 +224,18 @@ def _line(item: AuditEvent | DamagedRecord) -> str:
         return plain(f"damaged: {item}")
     known = (item.user_id, item.target, item.client_ip)
     cells = (
-        f"{item.timestamp:%Y-%m-%d %H:%M:%S}",
+        _time(item),
         f"{item.log_level.value:8}",
         item.event_type.value,
         *(each for each in known if each),
         item.message,
     )
     return plain(f"{item.sequence_number}  {'  '.join(map(str, cells))}")
+
+
+def _time(event: AuditEvent) -> str:
+    # With its zone: beside it, perhaps, are the lines of a log in local time, and --since takes it.
+    return f"{event.timestamp:%Y-%m-%d %H:%M:%SZ}"
 
 
 def _table(items: list[AuditEvent | DamagedRecord], *, wide: bool) -> Table:
@@ -247,7 +252,7 @@ def _table(items: list[AuditEvent | DamagedRecord], *, wide: bool) -> Table:
         more = (event.component, event.target, event.client_ip) if wide else ()
         cells = (
             event.sequence_number,
-            f"{event.timestamp:%Y-%m-%d %H:%M:%S}",
+            _time(event),
             event.log_level.value,
             event.event_type.value,
             event.user_id,

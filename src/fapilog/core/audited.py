@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
 import anyio
 
+from .._typos import look_for_typos
 from ..record.errors import reason
 from ..record.events import data_event_type
+from ..record.intake import CHECKS
 from ..record.keywords import keywords
-from ..record.kinds import AuditLogLevel, AuditOutcome
+from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome, member
 from ..record.later import imported_later
 from ..record.options import is_async, require_decorated
 from ..record.values import given_text, kind_of
@@ -53,6 +55,8 @@ class Audited:
     `AuditTrail.audited` anew for the next block or task.
 
     Raises:
+        TypeError: A field is not of its type, as for `AuditTrail.log_event`.
+        ValueError: An unknown type, level or outcome, likewise.
         RuntimeError: On entering: it was entered before. What one block adds would be in the event of another.
     """
 
@@ -62,11 +66,25 @@ class Audited:
             raise TypeError(f"operation: {words}; got {kind_of(operation)}")
         self._trail = trail
         self._operation = operation
-        self._fields = fields
+        self._fields: dict[str, Any] = {}
         self._begun: float | None = None
+        self.add(**fields)
 
     def add(self, **fields: Any) -> None:
-        """Add *fields* to the event: members of an event, its type and message, and other values as metadata."""
+        """
+        Add *fields* to the event: members of an event, its type and message, and other values as metadata.
+
+        Raises:
+            TypeError: As for `AuditTrail.log_event`, and at once: when the block has ended, it is too late to refuse.
+            ValueError: Likewise.
+        """
+        if fields.get("event_type") is not None:
+            member(AuditEventType, fields["event_type"], "event_type")
+        for name, value in fields.items():
+            if name in CHECKS and value is not None:
+                CHECKS[name](name, value)
+        if self._trail.policy.strict:
+            look_for_typos(fields.keys() - {"event_type"}, strict=True)
         self._fields |= fields
 
     def __enter__(self) -> Self:

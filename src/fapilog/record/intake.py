@@ -25,6 +25,7 @@ from .texts import cut, mark_of, storable
 from .values import LEAST_TEXT, MAX_TAGS, FrozenDict, given_tags, given_text
 
 __all__ = [
+    "CHECKS",
     "FIELDS",
     "LEAST_RECORD",
     "TEXT_FIELDS",
@@ -152,8 +153,7 @@ def _event_id(name: str, value: object) -> str:
     return given
 
 
-# The converters of members that are neither texts nor made of several values: they return the value to store, or raise.
-_CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
+CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "log_level": lambda name, value: member(AuditLogLevel, value, name),
     "outcome": lambda name, value: member(AuditOutcome, value, name),
     "occurred": in_utc,
@@ -161,6 +161,7 @@ _CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "contains_phi": flag,
     "event_id": _event_id,
 }
+"""The converters of members that are neither texts nor of several values: they return the value to store, or raise."""
 
 
 def recorded(given: dict[str, Any], fields: dict[str, Any], *, limits: tuple[int, int, int]) -> tuple[Draft, bytes]:
@@ -242,8 +243,8 @@ class _Taken:
         return whole
 
     def _take(self, name: str, value: Any, metadata: dict[str, Any]) -> None:
-        if name in _CHECKS:
-            self._members[name] = _CHECKS[name](name, value)
+        if name in CHECKS:
+            self._members[name] = CHECKS[name](name, value)
         elif name == "error":
             self._error = described(value)
             self.more += sum(min(len(part), self._max_text) for part in self._error if len(part) > LEAST_TEXT)
