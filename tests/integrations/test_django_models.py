@@ -76,6 +76,14 @@ def test_an_object_that_is_created_changed_and_deleted_is_recorded(trail: AuditT
     assert created.message == f"Created django_site.patient/{key}"
 
 
+def test_a_deleted_object_has_the_values_that_it_had(trail: AuditTrail, patient: Any) -> None:
+    """A field that was NULL does not differ, and is not in the event."""
+    patient.delete()
+    [deleted] = changes(trail)
+    assert [name for name, (old, _) in deleted.items() if old is None] == []
+    assert "visits" in deleted
+
+
 def test_what_is_rolled_back_is_not_recorded(trail: AuditTrail, patient: Any) -> None:
     """Events come when the outermost transaction commits, and none of a transaction that is rolled back."""
     with rolled_back():

@@ -269,7 +269,9 @@ def _deleted(*, sender: type[Any], instance: Any, **_: object) -> list[RowChange
     before = _popped(instance)
     if before is None:  # another transaction had deleted it already
         return []
-    return [_change(sender, instance, "delete", {name: (value, None) for name, value in before.items()})]
+    # A field without a value loses none.
+    lost = {name: (value, None) for name, value in before.items() if value is not None}
+    return [_change(sender, instance, "delete", lost)]
 
 
 def _popped(instance: Any) -> _Values | None:
