@@ -386,6 +386,24 @@ async def test_a_server_whose_clock_was_ahead(database: Server, storage: Postgre
         await until(lambda: not outbox.state.pending)
 
 
+@pytest.mark.slow
+async def test_a_server_whose_clock_is_set_back(database: Server, storage: PostgresStorage) -> None:
+    """Times that are too far in the future, since the server's clock was set back, are put right as the outbox runs."""
+    inner = Scripted(TransientDeliveryError("busy"), None)
+    async with pager(inner, storage, schedule=[1000.0], lease=0.5) as outbox:
+        await outbox.send_alert(an_event(), severity="critical")
+        await until(lambda: rows(database, storage, "failures") == [(1,)])
+        with psycopg.connect(database.dsn()) as connection:
+            for change in (
+                "outboxes SET paused_until = now() + interval '1 year'",
+                "alerts SET due_at = now() + interval '1 year', came_at = now() + interval '1 year'",
+            ):
+                connection.execute(f"UPDATE fapilog.{change} WHERE trail = %s".encode(), [storage.trail])
+        await until(lambda: len(inner.calls) == 2)
+        await until(lambda: not outbox.state.pending)
+    assert rows(database, storage, "status, came_at <= now()") == [("delivered", True)]
+
+
 async def _put(storage: PostgresStorage, number: int) -> None:
     outbox = pager(Scripted(), storage)
     await outbox._store.run(lambda queue: queue.put("pager", Alert(an_event(number), "critical", None), time.time()))

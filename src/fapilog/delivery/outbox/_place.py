@@ -95,7 +95,7 @@ class Request(NamedTuple):
         now: The time of day.
         clock: The same on the event loop's clock.
         lasts: Seconds after which other processes may take over the sender's claims.
-        longest_wait: No wait is longer than so many seconds.
+        longest_wait: No wait is longer than so many seconds: a time that is further away is of a wrong clock.
         endings: How attempts ended.
         returned: Claims of which no attempt was begun.
         held: Events whose alerts are not to be claimed: the sender has them, or they are sent directly.
@@ -103,7 +103,8 @@ class Request(NamedTuple):
         pause: Seconds until the target may be called again.
         recovered: Whether to make all alerts due now, since the target works again.
         wants_state: Whether to count the alerts.
-        mends: Whether to put right the times that a wrong clock has written.
+        mends: Whether to put right the times that a wrong clock of this machine has written. A place with a clock of
+            its own needs no such word.
         keep: Receipts of alerts that were delivered so many seconds ago are removed; None: remove none.
         room: How many alerts to claim at most.
         event: Claim no alert but the one about this event; None: any alerts.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import random
 import threading
-import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, LiteralString, TypeVar
@@ -44,8 +43,6 @@ class Database:
         self._timeout = storage.timeout
         self._place = str(storage)
         self._link = storage.link()
-        # The connection since whose beginning the times are right: a new one may be to another server, with its clock.
-        self._mended: Callable[[], Connection | None] = lambda: None
         call_in_child(self, Database._abandon)
 
     def __str__(self) -> str:
@@ -78,15 +75,13 @@ class Database:
         self, calls: Sequence[Callable[[PostgresQueue], T]], end: LiteralString, connection: Connection
     ) -> list[T]:
         connection.execute(connection.beginning())
-        queue = PostgresQueue(connection, self._trail, mends=self._mended() is not connection)
+        queue = PostgresQueue(connection, self._trail)
         try:
             results = [call(queue) for call in calls]
         except psycopg.DataError as error:
             problem = words(error)
         else:
             connection.execute(end)
-            if not queue.mends:
-                self._mended = weakref.ref(connection)
             return results
         # One of the calls is at fault, and not the database.
         raise ValueError(problem)

@@ -36,16 +36,11 @@ class PostgresQueue:
     Args:
         connection: In a transaction.
         trail: The name of the trail.
-        mends: Whether to put right the times that a wrong clock has written, once there is an exchange.
-
-    Attributes:
-        mends: Whether that is still to be done.
     """
 
-    def __init__(self, connection: Connection, trail: str, *, mends: bool) -> None:
+    def __init__(self, connection: Connection, trail: str) -> None:
         self._connection = connection
         self._trail = trail
-        self.mends: bool = mends
 
     # -- alerts that come
 
@@ -71,10 +66,6 @@ class PostgresQueue:
     # -- sending
 
     def exchange(self, outbox: str, request: Request, /) -> Answer:
-        if request.mends or self.mends:
-            self.mends = False
-            self._do(sql.MEND, outbox, longest=request.longest_wait)
-            self._do(sql.MEND_PAUSE, outbox, longest=request.longest_wait)
         if request.endings:
             self._end(outbox, request)
         if request.returned:
@@ -92,9 +83,10 @@ class PostgresQueue:
         if request.keep is not None:
             pruned = self._do(sql.PRUNE, outbox, keep=request.keep, limit=_PRUNED_AT_ONCE)
             more_to_prune = len(pruned) == _PRUNED_AT_ONCE
+        # Before the claims, which take what was put right.
+        state = self._state(outbox, request) if request.wants_state else None
         held = list(map(told, request.held))
         claims = self._claim(outbox, request, held)
-        state = self._state(outbox, request.now) if request.wants_state else None
         if 0 < request.room <= len(claims):
             # There may be more, for which there is no room now.
             return Answer(claims, renewed, wait=0.0, retried_at=None, state=state, more_to_prune=more_to_prune)
@@ -152,9 +144,14 @@ class PostgresQueue:
             spent=[ending.verdict.spent for ending in endings],
         )
 
-    def _state(self, outbox: str, now: float) -> OutboxState:
-        [(pending, age, dead)] = self._do(sql.STATE, outbox)
-        return OutboxState(pending=pending, oldest=None if age is None else now - age, dead=dead)
+    def _state(self, outbox: str, request: Request) -> OutboxState:
+        """Return the state of the outbox, whose times are right then, whatever the server's clock was before."""
+        longest = request.longest_wait
+        [(pending, age, dead, is_ahead)] = self._do(sql.STATE, outbox, longest=longest)
+        if is_ahead:
+            self._do(sql.MEND, outbox, longest=longest)
+            self._do(sql.MEND_PAUSE, outbox, longest=longest)
+        return OutboxState(pending=pending, oldest=None if age is None else request.now - age, dead=dead)
 
     # -- resuming
 

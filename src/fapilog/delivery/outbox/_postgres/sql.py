@@ -56,7 +56,11 @@ SELECT id, attempts, statement_timestamp() - make_interval(secs => %(ago)s), %(t
 FROM found ON CONFLICT DO NOTHING
 """
 
-# A server whose clock was ahead has written times that are too far in the future now.
+# A server whose clock was ahead, this one or the one before it, has written times that are too far in the future now. A
+# second is none: a row may be seen by a statement that began a moment before it came.
+_AHEAD: Final = """\
+(greatest(due_at, leased_until) > statement_timestamp() + make_interval(secs => %(longest)s)
+    OR came_at > statement_timestamp() + interval '1 second')"""
 MEND: Final = f"""\
 UPDATE fapilog.alerts SET
     due_at = CASE WHEN due_at > statement_timestamp() + make_interval(secs => %(longest)s)
@@ -64,10 +68,7 @@ UPDATE fapilog.alerts SET
     leased_until = CASE WHEN leased_until <= statement_timestamp() + make_interval(secs => %(longest)s)
         THEN leased_until END,
     came_at = least(came_at, statement_timestamp())
-WHERE {_MINE} AND status = 'pending' AND (
-    greatest(due_at, leased_until) > statement_timestamp() + make_interval(secs => %(longest)s)
-    OR came_at > statement_timestamp()
-)
+WHERE {_MINE} AND status = 'pending' AND {_AHEAD}
 """
 MEND_PAUSE: Final = """\
 UPDATE fapilog.outboxes SET paused_until = statement_timestamp()
@@ -176,8 +177,12 @@ WHERE id = %(id)s
 FORGET_ATTEMPTS: Final = "DELETE FROM fapilog.attempts WHERE alert = %(id)s AND number <= %(number)s"
 
 STATE: Final = f"""\
-SELECT pending.count, extract(epoch FROM statement_timestamp() - oldest)::float8, dead.count FROM (
-    SELECT count(*), min(came_at) AS oldest FROM fapilog.alerts WHERE {_MINE} AND status = 'pending'
+SELECT pending.count, extract(epoch FROM statement_timestamp() - oldest)::float8, dead.count, is_ahead OR EXISTS (
+    SELECT FROM fapilog.outboxes WHERE trail = %(trail)s AND name = %(outbox)s
+        AND paused_until > statement_timestamp() + make_interval(secs => %(longest)s)
+) FROM (
+    SELECT count(*), min(came_at) AS oldest, coalesce(bool_or({_AHEAD}), false) AS is_ahead
+    FROM fapilog.alerts WHERE {_MINE} AND status = 'pending'
 ) AS pending, (SELECT count(*) FROM fapilog.alerts WHERE {_MINE} AND status = 'dead') AS dead
 """
 
