@@ -212,6 +212,7 @@ class AlertForwarder:
             self._start(pending, self._send)
             pending.is_taken = True
         else:
+            # Also where the background was closed a moment ago: it keeps the call, for the trail that is being stopped.
             self._start_first()
 
     def give_up(self, *why: str) -> None:

@@ -34,6 +34,9 @@ class OwnRecords:
         policy: The trail's policy.
     """
 
+    # Every call brings the trail's `log_event`. Kept here it would keep the trail; and held weakly, it would be gone
+    # when events are read whose trail nobody holds but the reader.
+
     def __init__(self, policy: CompliancePolicy) -> None:
         self._is_on = policy.enabled and policy.level is ComplianceLevel.PCI_DSS
         self.forget()

@@ -288,6 +288,7 @@ def close_matches(name: str, possible: Iterable[str], *, likeness: float) -> lis
 
 
 def _is_bool(value: object) -> bool:
+    # In a function, since type checkers take no float for a bool, and the question for a mistake.
     return isinstance(value, bool)
 
 
