@@ -201,8 +201,7 @@ class Session:
     def _data(self, smtp: smtplib.SMTP, content: bytes) -> None:
         _expect(_START_MAIL, smtp.docmd("DATA"), "DATA", "check the options, and report it if they are right")
         with self._lock:
-            if self._abandoned:
-                raise _left_behind()
+            self._check()
             self._sent = True
         # RFC 5321, 4.5.2. If this fails, the final dot is not out, and the server drops the mail.
         smtp.send(re.sub(rb"(?m)^\.", b"..", content) + b".\r\n")
@@ -239,7 +238,9 @@ class Session:
         # that is gone. It is so much longer that it is not over first where the machine stood still.
         connected.settimeout(server.timeout + 10.0)
         try:
-            self._hold(connected)
+            with self._lock:
+                self._check()
+                self._lever = connected.dup()
             if server.tls == "implicit":
                 self._doing = "TLS"
                 connected = self._context().wrap_socket(connected, server_hostname=server.host)
@@ -251,13 +252,7 @@ class Session:
 
     def _check(self) -> None:
         if self._abandoned:
-            raise _left_behind()
-
-    def _hold(self, connected: socket.socket) -> None:
-        with self._lock:
-            if self._abandoned:
-                raise _left_behind()
-            self._lever = connected.dup()
+            raise TransientDeliveryError("smtp: nothing was sent (cancelled)")
 
 
 class _Connection(smtplib.SMTP):
@@ -357,10 +352,6 @@ def _begin(address: _Address, running: selectors.BaseSelector) -> None:
     except BaseException:
         connection.close()
         raise
-
-
-def _left_behind() -> TransientDeliveryError:
-    return TransientDeliveryError("smtp: nothing was sent (cancelled)")
 
 
 def _lost(why: str) -> AmbiguousDeliveryError:
