@@ -81,10 +81,8 @@ class SQLiteStorage(RowStorage):
         self._writer = TrailFile(self._path, durable=durability == "fsync")
         # Another connection, so that no reader is in a writer's way.
         self._reads = TrailFile(self._path, durable=durability == "fsync")
-        super().__init__(_Reader(self._reads, self._path.name))
+        super().__init__(_Reader(self._reads, self._path.name), [self._reads, self._writer])
         self._room = Room(self._path.parent)
-        # The newest record that this process knows: one that is gone later was taken away.
-        self._known = EMPTY
         self._commits: GroupCommit[_Item, Seal | None] = GroupCommit(self._commit, interrupted=_INTERRUPTED)
 
     def __str__(self) -> str:
@@ -150,10 +148,6 @@ class SQLiteStorage(RowStorage):
         words = await in_thread(self._room.concern)
         return {} if words is None else {"capacity": words}
 
-    async def aclose(self) -> None:
-        """Close the file; the next call opens it again."""
-        await in_thread(self._close)
-
     # -- in a thread
 
     def _commit(self, items: Iterable[_Item]) -> list[Seal | None]:
@@ -197,11 +191,6 @@ class SQLiteStorage(RowStorage):
             message = f"record {known.sequence_number} is not where it was stored: the chain was cut or replaced"
             raise ChainError(ChainStatus.BROKEN_LINK, message)
         return head
-
-    def _close(self) -> None:
-        self._reads.close()
-        self._writer.close()
-        self._known = EMPTY
 
 
 def _unchanged(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from ...record.chain import EMPTY, AuditChainVerificationResult
 from ...record.damage import DamagedRecord
@@ -18,19 +19,27 @@ from .reader import RowReader
 __all__ = ["RowStorage"]
 
 
+class _Connection(Protocol):
+    def close(self) -> None: ...
+
+
 class RowStorage(Uncopied, AuditStorage):
     """
     A chain in the rows of a database; its text says where, for messages.
 
     Args:
         reader: Reads the rows.
+        connections: All that are open between calls.
     """
 
     #: Without an event loop every method blocks the calling thread, and waits for nothing else.
     runs_anywhere = True
 
-    def __init__(self, reader: RowReader) -> None:
+    def __init__(self, reader: RowReader, connections: Sequence[_Connection]) -> None:
         self._reader = reader
+        self._connections = connections
+        # The newest record that this process knows: one that is gone later was taken away.
+        self._known = EMPTY
 
     @without_frames
     async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
@@ -90,6 +99,15 @@ class RowStorage(Uncopied, AuditStorage):
             return unreadable(error)
         heads = self._reader.heads(EMPTY if front is None else front.head)
         return await in_thread(verdict_on, self, heads, progress, front)
+
+    async def aclose(self) -> None:
+        """Close the connections; the next call opens them again."""
+        await in_thread(self._close)
+
+    def _close(self) -> None:
+        for connection in self._connections:
+            connection.close()
+        self._known = EMPTY
 
     async def _missing_in_front(self, after: int, number: int | None) -> Sequence[DamagedRecord]:
         """Return the hole in front of record *number*, the first behind *after*, if records are missing there."""

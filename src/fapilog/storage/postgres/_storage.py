@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, Literal, overload
 
 from ...record import chain
-from ...record.chain import EMPTY, ChainError, ChainHead, Seal
+from ...record.chain import ChainError, ChainHead, Seal
 from ...record.errors import AuditStorageError, StoringInterruptedError
 from ...record.events import AuditEvent
 from ...record.options import require
@@ -77,9 +77,7 @@ class PostgresStorage(RowStorage):
         self._writer = self.link()
         # Another connection, so that no reader is in a writer's way.
         self._reads = self.link()
-        super().__init__(Reader(self._reads, trail, self.timeout))
-        # The newest record that this process knows: one that is gone later was taken away.
-        self._known = EMPTY
+        super().__init__(Reader(self._reads, trail, self.timeout), [self._reads, self._writer])
         self._commits: GroupCommit[Item, Seal | None] = GroupCommit(self._commit, interrupted=_INTERRUPTED)
         call_in_child(self, PostgresStorage._forget)
 
@@ -158,10 +156,6 @@ class PostgresStorage(RowStorage):
         """Return why no event could be stored, if that can be known without storing one; else None."""
         return await in_thread(self._trouble)
 
-    async def aclose(self) -> None:
-        """Close the connections; the next call opens them again."""
-        await in_thread(self._close)
-
     # -- in a thread
 
     def _commit(self, items: Iterable[Item]) -> list[Seal | None]:
@@ -195,11 +189,6 @@ class PostgresStorage(RowStorage):
             return self._reads.call("write", _why_not_writable, min(self.timeout, _LOOK))
         except AuditStorageError as error:
             return str(error)
-
-    def _close(self) -> None:
-        self._reads.close()
-        self._writer.close()
-        self._known = EMPTY
 
     def _forget(self) -> None:
         # In a forked child.
