@@ -21,6 +21,7 @@ from fapilog._extras import install_line
 from fapilog.cli import main
 from fapilog.cli.clinic import LOOPBACK, OnCall, Request, serve
 from fapilog.testing import check_dispatcher
+from tests.doubles.aged_trails import aged_trail, day_file
 from tests.doubles.commands import Run, runs
 from tests.doubles.terminal import COMMAND, Terminal, colours
 
@@ -380,6 +381,21 @@ def test_verify_refuses_what_is_no_head(
     """What is no number and checksum is an error of the command line."""
     assert run_main(monkeypatch, "verify", f"--head={head}", trail) == 2
     assert f"expected NUMBER:CHECKSUM, a checksum of 64 hexadecimal digits; got {head!r}" in capsys.readouterr().err
+
+
+@needs_extra
+def test_verify_finds_files_that_were_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If logrotate has moved the newest file, that is said; if it has moved all, there is no trail."""
+    aged_trail(tmp_path, [0, 1])
+    for age, code, words in ((0, 0, "is gone"), (1, 2, f"there is no trail in {tmp_path}\n")):
+        (tmp_path / day_file(age)).rename(tmp_path / f"{day_file(age)}.1")
+        assert run_main(monkeypatch, "verify", tmp_path) == code
+        error = capsys.readouterr().err
+        assert ".jsonl.1 is there: unpack it to the former name" in error
+        assert words in error
+    assert run_main(monkeypatch, "show", tmp_path) == 2
 
 
 @needs_extra

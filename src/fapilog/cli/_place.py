@@ -18,7 +18,7 @@ from ..record.options import require_path
 from ..storage._archive.addresses import is_address, require_archive
 from ..storage._files.access import OWNER, cannot
 from ..storage._files.directory import newest_file
-from ..storage._files.names import SUFFIX, is_name
+from ..storage._files.names import SUFFIX, day_of, is_name
 from ..storage.archive import Archive
 from ..storage.archived import ArchiveStorage
 from ..storage.earlier import EarlierStorage, is_of_earlier
@@ -138,8 +138,8 @@ def named(place: Where | str, trail: str | None) -> Where:
 def require_trail(place: Where) -> None:
     """Raise AuditStorageError if there is no trail at *place*: that another place has no such event is no answer."""
     if isinstance(place, Path):
-        # Nor do files say anything that were emptied.
-        is_there = any(_has_bytes(path) for path in place.glob("audit_*.jsonl*"))
+        # Nor do files say anything that were emptied, or moved by logrotate.
+        is_there = any(_has_bytes(path) for path in place.glob("audit_*.jsonl*") if day_of(path.name))
     else:
         with opened(place) as trail:
             is_there = trail.sync.head().sequence_number > 0

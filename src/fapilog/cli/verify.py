@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
+import anyio
 import msgspec
 import typer
 from rich.progress import SpinnerColumn, TextColumn
 from rich.text import Text
 
-from .. import AuditChainVerificationResult, AuditStorageError, ChainHead, ChainStatus
+from .. import AuditChainVerificationResult, AuditStorageError, ChainHead, ChainStatus, FileStorage
 from ..record.chain import ChainError
 from ..storage._archive.together import verify_together
 from ..storage._files.access import cannot
@@ -54,6 +55,9 @@ def verify(
             raise typer.Exit(_say(verify_earlier(where), as_json=as_json))
         result = _verify(where, archive, None if head is None else _head(head))
         if result.valid:
+            # The chain itself can't tell that its newest file was moved, and there is a copy of it.
+            if isinstance(where, Path) and (words := anyio.run(FileStorage(where).concerns).get("files")):
+                typer.echo(f"fapilog: {plain(words)}", err=True)
             require_trail(where)
     if as_json:
         typer.echo(in_json(result))
