@@ -15,6 +15,7 @@ import typer
 from .. import AuditEventType, AuditLogLevel, AuditOutcome
 from ..record.kinds import member
 from ..storage.protocol import Conditions
+from ._output import bad_parameters
 
 __all__ = ["with_conditions"]
 
@@ -48,10 +49,8 @@ def _last_moment(given: str) -> datetime:
 
 
 def _type(given: str) -> AuditEventType:
-    try:
+    with bad_parameters("type"):
         return member(AuditEventType, given, "type")
-    except ValueError as error:
-        raise typer.BadParameter(str(error).removeprefix("type: ")) from None
 
 
 def _value(given: str) -> tuple[str, Any]:

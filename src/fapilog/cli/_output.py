@@ -22,6 +22,7 @@ __all__ = [
     "INTERRUPTED",
     "NO",
     "Output",
+    "bad_parameters",
     "counted",
     "failed",
     "headed",
@@ -56,6 +57,15 @@ def storage_failures() -> Generator[None, None, None]:
         yield
     except AuditStorageError as error:
         raise failed(error, NO if isinstance(error, TrailMismatchError) else CANNOT) from None
+
+
+@contextmanager
+def bad_parameters(option: str = "", hint: str | None = None) -> Generator[None, None, None]:
+    """End the command with the words of a `ValueError`, without the *option* that these begin with, about *hint*."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(str(error).removeprefix(f"{option}: "), param_hint=hint) from None
 
 
 def in_json(value: Any) -> str:

@@ -24,7 +24,7 @@ from ..storage.archived import ArchiveStorage
 from ..storage.earlier import EarlierStorage, is_of_earlier
 from ..storage.protocol import AuditStorage
 from ..storage.sqlite import SQLiteStorage
-from ._output import failed, plain
+from ._output import bad_parameters, failed, plain
 
 if TYPE_CHECKING:
     from ..storage.postgres import PostgresStorage
@@ -67,10 +67,8 @@ def archive_at(given: Archive | Path | str) -> Archive:
 
 def directory_at(given: Path | str) -> Path:
     """Return the directory given to a command; it need not be there. An address, which may have a password, is none."""
-    try:
+    with bad_parameters("directory"):
         return require_path("directory", given)
-    except ValueError as error:
-        raise typer.BadParameter(str(error).removeprefix("directory: ")) from None
 
 
 def directory_there(given: Path | str) -> Path:
@@ -223,10 +221,8 @@ def storage_at(given: str, trail: str | None, hint: str) -> AuditStorage:
         return in_postgres(given, trail, hint)
     if is_address(given):
         return _archived(given)
-    try:
+    with bad_parameters("path", hint):
         path = require_path("path", given)
-    except ValueError as error:
-        raise typer.BadParameter(str(error).removeprefix("path: "), param_hint=hint) from None
     is_file = path.is_file() or (not path.exists() and path.suffix in _FILES)
     return SQLiteStorage(path) if is_file else FileStorage(path)
 
@@ -239,11 +235,9 @@ def in_postgres(dsn: str, trail: str | None, hint: str) -> PostgresStorage:
         raise failed(missing) from None
     if trail is None:
         raise typer.BadParameter("a database holds many trails: expected the name of one", param_hint="--trail")
-    try:
+    # The error contains nothing of the DSN, which may have a password.
+    with bad_parameters(hint=hint):
         return PostgresStorage(dsn, trail)
-    except ValueError as error:
-        # It contains nothing of the DSN, which may have a password.
-        raise typer.BadParameter(str(error), param_hint=hint) from None
 
 
 def place_of(given: str, storage: AuditStorage) -> str:

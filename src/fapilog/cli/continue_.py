@@ -9,7 +9,7 @@ import typer
 
 from .. import AuditEventType, AuditTrail
 from ..storage.earlier import EarlierTrail, as_metadata, is_of_earlier, verify_earlier
-from ._output import NO, failed, plain, storage_failures
+from ._output import NO, bad_parameters, failed, plain, storage_failures
 from ._place import directory_at, directory_there
 
 __all__ = ["continue_"]
@@ -29,15 +29,12 @@ def continue_(
 
     Exit code: 0 if it is done, 1 if OLD is not intact, 2 if it can't be read, is no such trail, or NEW has records.
     """
-    try:
-        with storage_failures():
-            if not is_of_earlier(old):
-                raise failed(f"expected a trail of fapilog 0.3.5 or earlier in {old}; there is none")
-            found = verify_earlier(old)
-            if found.problem is None and not _begun(new, found):
-                raise failed(f"expected no trail in {new}; there is one")
-    except ValueError as error:
-        raise typer.BadParameter(str(error).removeprefix("storage_path: "), param_hint="NEW") from None
+    with bad_parameters("storage_path", "NEW"), storage_failures():
+        if not is_of_earlier(old):
+            raise failed(f"expected a trail of fapilog 0.3.5 or earlier in {old}; there is none")
+        found = verify_earlier(old)
+        if found.problem is None and not _begun(new, found):
+            raise failed(f"expected no trail in {new}; there is one")
     if found.problem is not None:
         raise failed(found.problem, NO)
     typer.echo(f"record 1 in {plain(str(new))} names the {found.records} records of {plain(str(old))}")

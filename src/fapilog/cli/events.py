@@ -20,7 +20,7 @@ from ..storage.archive import Archive
 from ..storage.earlier import is_of_earlier
 from ..storage.protocol import Conditions, EventFilter
 from ._conditions import with_conditions
-from ._output import INTERRUPTED, Output, headed, in_json, plain, storage_failures
+from ._output import INTERRUPTED, Output, bad_parameters, headed, in_json, plain, storage_failures
 from ._place import Place, Where, WithArchive, WithName, directory_at, named, opened, require_trail
 
 __all__ = ["count", "show", "tail"]
@@ -31,10 +31,8 @@ _LOOK_EVERY: Final = 0.5
 
 
 def _field(given: str) -> str:
-    try:
+    with bad_parameters("field"):
         member_of_events(given)
-    except ValueError as error:
-        raise typer.BadParameter(str(error).removeprefix("field: ")) from None
     return given
 
 

@@ -12,7 +12,7 @@ import typer
 from .. import AuditEventType, AuditStorageError
 from ..storage.holds import Hold, add_hold, holds_on, remove_hold
 from ._operator import operator
-from ._output import NO, Output, failed, headed, in_json, plain, storage_failures
+from ._output import NO, Output, bad_parameters, failed, headed, in_json, plain, storage_failures
 from ._place import Directory, require_trail, to_write
 
 __all__ = ["add", "hold", "list_", "remove"]
@@ -52,13 +52,10 @@ def add(directory: Directory, *, reason: _Reason, since: _Day = None, until: _Da
 
     Exit code: 0 if it is set and recorded; 2 if not, or if it is set alone, which is then said.
     """
-    try:
-        with storage_failures():
-            # Set on another directory, it would hold nothing.
-            require_trail(directory)
-            added = add_hold(directory.absolute(), reason, since=since, until=until)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
+    with bad_parameters(), storage_failures():
+        # Set on another directory, it would hold nothing.
+        require_trail(directory)
+        added = add_hold(directory.absolute(), reason, since=since, until=until)
     # In force before it is recorded, so that there is no moment in which it is believed and not in force.
     try:
         _record(directory, "a legal hold was set", added, reason)

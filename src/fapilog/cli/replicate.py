@@ -10,7 +10,7 @@ import anyio
 import typer
 
 from ..storage.replication import Replication
-from ._output import failed, storage_failures
+from ._output import bad_parameters, failed, storage_failures
 from ._place import directory_at, in_postgres, is_dsn, place_of, require_trail
 
 __all__ = ["replicate"]
@@ -44,16 +44,13 @@ def replicate(
     if not is_dsn(dsn):
         raise typer.BadParameter("expected the database, as in postgresql://clinic@host/audit", param_hint="DSN")
     target = in_postgres(dsn, trail, "DSN")
-    try:
-        with storage_failures():
-            replication = Replication(directory, target, name=trail, lag_limit=lag_limit)
-            if not once:
-                anyio.run(_follow, replication, place_of(dsn, target))
-                return
-            require_trail(directory)
-            head = anyio.run(replication.catch_up)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
+    with bad_parameters(), storage_failures():
+        replication = Replication(directory, target, name=trail, lag_limit=lag_limit)
+        if not once:
+            anyio.run(_follow, replication, place_of(dsn, target))
+            return
+        require_trail(directory)
+        head = anyio.run(replication.catch_up)
     if not head.sequence_number:
         raise failed(f"there is no trail in {directory}")
     typer.echo(f"{place_of(dsn, target)} has all records up to record {head.sequence_number}: {head.checksum}")

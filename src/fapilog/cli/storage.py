@@ -6,7 +6,7 @@ import typer
 
 from .. import AuditStorageError
 from .._extras import MissingExtraError
-from ._output import NO, failed
+from ._output import NO, bad_parameters, failed
 
 __all__ = ["init", "storage"]
 
@@ -50,9 +50,8 @@ def init(
     if not dsn:
         raise typer.BadParameter("expected the database, as in postgresql://admin@host/database", param_hint="DSN")
     try:
-        is_new = install_schema(dsn)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="DSN") from None
+        with bad_parameters(hint="DSN"):
+            is_new = install_schema(dsn)
     except AuditStorageError as error:
         raise failed(error, NO) from None
     typer.echo("the tables, triggers and roles are made" if is_new else "the tables, triggers and roles are there")
