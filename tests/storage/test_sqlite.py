@@ -550,6 +550,9 @@ def test_a_copy_on_a_read_only_file_system(storage: SQLiteStorage, path: Path, t
                     append(reader, "d")
             append(storage, "c")
             without_loop(storage.aclose())
+        os.link(place / "copy.db", place / "other.db")
+        with read_only(place), pytest.raises(AuditStorageError, match="the file has another name too"):
+            without_loop(reader.find(EventFilter(), 10))
         without_loop(reader.aclose())
 
 
