@@ -353,11 +353,9 @@ def kept(report: Any) -> list[str | None]:
     return [day.kept for day in report.days]
 
 
-@pytest.mark.parametrize("block", [100, 1 << 20])
 @pytest.mark.one_backend
-async def test_a_floor_of_the_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+async def test_a_floor_of_the_records(tmp_path: Path) -> None:
     """What the records' own level asks to keep is kept, whatever the policy's level is, unless that is said twice."""
-    monkeypatch.setattr(retention, "_BLOCK_BYTES", block)
     directory = aged_trail(tmp_path / "trail", (400, 399), level=ComplianceLevel.PCI_DSS)
     aged_trail(directory, (300, 299), level=ComplianceLevel.PCI_DSS)
     aged_trail(directory, (1,))
@@ -370,6 +368,14 @@ async def test_a_floor_of_the_records(tmp_path: Path, monkeypatch: pytest.Monkey
     assert verified(directory)[3] == 6
     report = await trail_in(directory, 100, retention_below_floor=True).apply_retention()
     assert [day.removed for day in report.days] == [True, True]
+
+
+def test_a_level_at_the_end_of_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record's level is found wherever the blocks end in which the file is read."""
+    directory = aged_trail(tmp_path / "trail", (1,), count=1, level=ComplianceLevel.HIPAA)
+    for block in range(65, 300):
+        monkeypatch.setattr(retention, "_BLOCK_BYTES", block)
+        assert retention._levels_in(directory, day_file(1)) == [ComplianceLevel.HIPAA]
 
 
 @pytest.mark.one_backend
@@ -428,7 +434,7 @@ async def test_the_days_of_a_hold(directory: Path, since: int | None, until: int
 
 @pytest.mark.one_backend
 async def test_a_hold_on_the_day_of_an_event(directory: Path) -> None:
-    """A hold keeps the events of its days, also where a clock that was ahead put them into a later file."""
+    """A hold keeps the events of its days, also where a clock that was ahead put them into a later day's file."""
     day = today() - timedelta(50)
     files = TrailFiles(directory.with_name("ahead"), durable=False, now=lambda: datetime.now(UTC) - timedelta(45))
     event = AuditEvent(
@@ -440,10 +446,11 @@ async def test_a_hold_on_the_day_of_an_event(directory: Path) -> None:
     files.append([chain.body(event)])
     files.close()
     aged_trail(files.directory, (40, 1))
-    hold = add_hold(files.directory, "case 7", since=day, until=day)
-    report = await trail_in(files.directory).apply_retention()
-    assert kept(report) == [f"legal hold {hold.id}", "an older day is kept"]
-    remove_hold(files.directory, hold.id)
+    for held in (day, today() - timedelta(45)):
+        hold = add_hold(files.directory, "case 7", since=held, until=held)
+        report = await trail_in(files.directory).apply_retention()
+        assert kept(report) == [f"legal hold {hold.id}", "an older day is kept"]
+        remove_hold(files.directory, hold.id)
     add_hold(files.directory, "case 8", since=day - timedelta(1), until=day - timedelta(1))
     assert kept(await trail_in(files.directory).apply_retention()) == [None, None]
 

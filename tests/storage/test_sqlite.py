@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import anyio
@@ -23,11 +24,12 @@ from fapilog.storage import _sqlitetrail
 from fapilog.storage._files import locking
 from fapilog.storage._rows import ranges
 from fapilog.storage._rows.table import questions
+from fapilog.storage._sqlitetrail import TrailFile
 from fapilog.storage.protocol import EventFilter
 from fapilog.storage.sqlite import SQLiteStorage, _Reader
 from fapilog.storage.sqlitefile import Opened
 from fapilog.tasks.loops import without_loop
-from tests.doubles.file_systems import mounted
+from tests.doubles.file_systems import mounted, read_only
 from tests.doubles.interrupting import interrupted_at
 from tests.doubles.storages import stored_at_once
 
@@ -466,6 +468,42 @@ def test_importing_fapilog_loads_no_sqlite() -> None:
     script = "import sys, fapilog, fapilog.testing; assert 'sqlite3' not in sys.modules"
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     subprocess.run([sys.executable, "-c", script], env=env, check=True)
+
+
+def test_a_copy_on_a_read_only_file_system(storage: SQLiteStorage, path: Path, tmp_path: Path) -> None:
+    """A copy on a read-only file system is searched and verified, and so is a newer one in its place."""
+    append(storage, "a", "b")
+    without_loop(storage.aclose())
+    place = tmp_path / "evidence"
+    place.mkdir()
+    with mounted(place, "1m"):
+        reader = SQLiteStorage(place / "copy.db")
+        for count in (2, 3):
+            shutil.copyfile(path, place / "copy.db")
+            with read_only(place):
+                assert len(without_loop(reader.find(EventFilter(), 10))) == count
+                assert without_loop(reader.verify()).valid
+                assert list(place.iterdir()) == [place / "copy.db"]
+                with pytest.raises(AuditStorageError, match="expected a file that may be read and written"):
+                    append(reader, "d")
+            append(storage, "c")
+            without_loop(storage.aclose())
+        os.link(place / "copy.db", place / "other.db")
+        with read_only(place), pytest.raises(AuditStorageError, match="the file has another name too"):
+            without_loop(reader.find(EventFilter(), 10))
+        without_loop(reader.aclose())
+
+
+@pytest.mark.parametrize("beside", ["audit.db", "audit.db-wal", "audit.db-journal"])
+def test_a_file_that_another_mount_writes_to(
+    storage: SQLiteStorage, path: Path, monkeypatch: pytest.MonkeyPatch, beside: str
+) -> None:
+    """What was read from a read-only file system while the file was written to by another mount is not believed."""
+    append(storage, "a")
+    without_loop(storage.aclose())
+    monkeypatch.setattr("fapilog.storage._sqlitetrail.os.statvfs", lambda _: SimpleNamespace(f_flag=os.ST_RDONLY))
+    with pytest.raises(AuditStorageError, match="it was written to while it was read"):
+        TrailFile(path, durable=True).read(lambda _: path.with_name(beside).write_bytes(b"x"))
 
 
 def test_the_room_for_the_file_is_looked_at(tmp_path: Path) -> None:

@@ -103,8 +103,33 @@ class TrailFile(SharedFile):
             AuditStorageError: It can't be read. The message names the file and the reason.
         """
         with self._turn.taken(), self._failures("read"):
+            if self._is_still():
+                return self._read_still(call)
             opened = self._opened(is_made=False)
             return None if opened is None else call(opened.connection)
+
+    def _is_still(self) -> bool:
+        """Return whether the file is a copy on a read-only file system, which no process has open."""
+        with contextlib.suppress(FileNotFoundError):
+            if os.statvfs(self._path).f_flag & os.ST_RDONLY:
+                return not self._log.exists() and not self._log.with_name(f"{self._log.name[:-3]}journal").exists()
+        return False
+
+    def _read_still(self, call: Callable[[sqlite3.Connection], T]) -> T | None:
+        """
+        Do as `read`, without a log: SQLite could not make its index, and would not open the file.
+
+        Through a mount that is not read-only a process may write to the file meanwhile, which SQLite does not notice:
+        https://www.sqlite.org/uri.html#uriimmutable
+        """
+        self._require_one_name()
+        before = self._path.stat()
+        with contextlib.closing(sqlite3.connect(f"{self._path.as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+            result = None if self._is_new(connection) else call(connection)
+        after = self._path.stat()
+        if not self._is_still() or (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
+            raise sqlite3.OperationalError("it was written to while it was read")
+        return result
 
     @contextlib.contextmanager
     def _failures(self, action: str) -> Generator[None]:
