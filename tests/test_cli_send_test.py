@@ -163,7 +163,7 @@ MISSING: list[tuple[str, dict[str, str], list[str]]] = [
     (
         "slack",
         {},
-        ["SLACK_WEBHOOK_URL, FAPILOG_SLACK_TOKEN: expected either webhook_url, or token and channel; got none"],
+        ["SLACK_WEBHOOK_URL, FAPILOG_SLACK_TOKEN, FAPILOG_SLACK_CHANNEL: expected either webhook_url, "],
     ),
     ("pagerduty", {}, ["PAGERDUTY_ROUTING_KEY: expected a secret; got nothing"]),
     ("alertmanager", {"FAPILOG_ALERTMANAGER_URLS": ""}, ["ALERTMANAGER_URLS: expected "]),

@@ -270,7 +270,7 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
         ["dispatcher.routing_key: expected 32 characters; got 40"]),
     ({"dispatcher": {**SLACK, "timeout": 0}}, ["dispatcher.timeout: expected a number above 0; got 0"]),
     ({"dispatcher": {**SLACK, "channel": "#x"}},
-        ["dispatcher.webhook_url, dispatcher.token: expected either webhook_url, or token and channel; got webhook_u"],
+        ["dispatcher.webhook_url, dispatcher.token, dispatcher.channel: expected either webhook_url, "],
     ),
     ({"dispatcher": {"type": "fanout"}},
         [f"dispatcher.dispatchers: expected a list of: {DISPATCHER}; got nothing"]),

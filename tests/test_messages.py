@@ -383,7 +383,7 @@ def test_slack_says_that_its_address_is_none(monkeypatch: pytest.MonkeyPatch) ->
     """An address from a variable that is not set is told from two ways at once, and no secret is in the message."""
     slack = pytest.importorskip("fapilog.providers.slack").SlackDispatcher
     monkeypatch.delenv("NOPE", raising=False)
-    expected = "^webhook_url, token: expected either webhook_url, or token and channel; got"
+    expected = "^webhook_url, token, channel: expected either webhook_url, or token and channel; got"
     with pytest.raises(ValueError, match=rf"{expected} none of them: webhook_url is None \(is a variable not set\?\)"):
         slack(webhook_url=os.environ.get("NOPE"))
     with pytest.raises(ValueError, match=f"{expected} webhook_url and token\n"):

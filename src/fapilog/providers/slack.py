@@ -150,7 +150,8 @@ class SlackDispatcher(Uncopied):
             # The values are secrets: the message has the names alone.
             words = [name if value else f"an empty {name}" for name, value in given.items()]
             got = " and ".join(words) or "none of them: webhook_url is None (is a variable not set?)"
-            raise ValueError(f"webhook_url, token: expected either webhook_url, or token and channel; got {got}")
+            ways = "expected either webhook_url, or token and channel"
+            raise ValueError(f"webhook_url, token, channel: {ways}; got {got}")
         if webhook_url is not None and base_url != _API:
             raise ValueError("base_url: expected a token too; got webhook_url, which is an address already")
         self._render = Renderer(disclosure, link)
