@@ -117,7 +117,6 @@ class Sender:
         self._store = store
         self._inner = inner
         self._terms = terms
-        self._longest_wait = terms.longest_wait
         self._background = background
         self._forget()
         call_in_child(self, Sender._forget)
@@ -251,7 +250,7 @@ class Sender:
             pause=self._breaker.asked_until - clock,
             recovered=self._breaker.recovered,
             wants_state=clock >= self._next_state,
-            longest_wait=self._longest_wait,
+            longest_wait=self._terms.longest_wait,
             mends=clock >= self._next_mending,
             keep=self._terms.keep if clock >= self._next_pruning else None,
             room=room,
