@@ -31,7 +31,8 @@ from fapilog.core._forwarding import AlertForwarder
 from fapilog.core._health import Health
 from fapilog.core.signals import Aftermath, Announcer
 from fapilog.tasks.background import Background
-from tests.doubles.interrupting import TimeUp, moments
+from tests.doubles.alarms import TimeUp
+from tests.doubles.interrupting import moments
 from tests.doubles.running_background import Running
 
 

@@ -28,7 +28,8 @@ from fapilog import (
 )
 from fapilog.record.kinds import RULE_MET
 from fapilog.testing import RecordingDispatcher
-from tests.doubles.interrupting import Ended, TimeUp, interrupted_at, moments
+from tests.doubles.alarms import Ended, TimeUp
+from tests.doubles.interrupting import interrupted_at, moments
 
 OURS = Path(fapilog.__file__).parent
 

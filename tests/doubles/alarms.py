@@ -5,19 +5,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["TooLateError", "alarming"]
+__all__ = ["Ended", "TimeUp", "alarming"]
 
 
-class TooLateError(Exception):
-    """Raised by a signal handler, as Celery's and RQ's time limits are."""
+class TimeUp(Exception):
+    """Raised by the handler of a signal, as Celery's `SoftTimeLimitExceeded` and RQ's `JobTimeoutException`."""
+
+
+class Ended(BaseException):
+    """Raised by the handler of a signal, as dramatiq's `TimeLimitExceeded`."""
 
 
 @contextmanager
-def alarming() -> Iterator[Callable[[], None]]:
-    """Yield a function that has the time limit arrive."""
+def alarming(error: type[BaseException] = TimeUp) -> Iterator[Callable[[], None]]:
+    """Yield a function that has the time limit arrive: the handler of a signal raises *error*."""
 
     def expire(_: int, __: FrameType | None) -> None:
-        raise TooLateError
+        raise error
 
     before = signal.signal(signal.SIGALRM, expire)
     try:

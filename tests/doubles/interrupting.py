@@ -9,18 +9,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-__all__ = ["Ended", "TimeUp", "interrupted_at", "interruptions", "moments", "traced"]
+__all__ = ["interrupted_at", "interruptions", "moments", "traced"]
 
 # Behind these Python looks whether a signal has come: https://github.com/python/cpython/issues/97912
 _LOOKS = {dis.opmap.get(name) for name in ("CALL", "CALL_KW", "CALL_FUNCTION_EX", "JUMP_BACKWARD", "RESUME")} - {None}
-
-
-class TimeUp(Exception):
-    """Raised by the handler of a signal, as Celery's `SoftTimeLimitExceeded` and RQ's `JobTimeoutException`."""
-
-
-class Ended(BaseException):
-    """Raised by the handler of a signal, as dramatiq's `TimeLimitExceeded`."""
 
 
 @contextmanager

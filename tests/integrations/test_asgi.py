@@ -14,7 +14,7 @@ from fapilog import AuditEvent, AuditEventType, AuditOutcome, AuditTrail
 from fapilog.context import bind_audit_context, current_audit_context
 from fapilog.integrations.asgi import AuditMiddleware, with_lifespan
 from fapilog.testing import RecordedTrail
-from tests.doubles.alarms import TooLateError, alarming
+from tests.doubles.alarms import TimeUp, alarming
 from tests.doubles.failing_storage import FailingStorage
 
 Message = dict[str, Any]
@@ -384,7 +384,7 @@ async def test_a_time_limit_reaches_the_server(trail: AuditTrail, monkeypatch: p
     """The exception of a signal handler that arrives while the event of a request is stored is raised."""
     with alarming() as expire:
         monkeypatch.setattr(trail, "log_event", lambda *_, **__: expire())
-        with pytest.raises(TooLateError):
+        with pytest.raises(TimeUp):
             await asked(AuditMiddleware(answering(), trail=trail, log_requests=True))
 
 

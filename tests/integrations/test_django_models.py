@@ -15,7 +15,7 @@ import pytest
 from fapilog import AuditEvent, AuditTrail, NoopAlertDispatcher
 from fapilog.context import audit_context
 from tests.doubles import django_site
-from tests.doubles.alarms import TooLateError, alarming
+from tests.doubles.alarms import TimeUp, alarming
 
 pytest.importorskip("django")
 django_site.set_up()
@@ -298,7 +298,7 @@ def test_a_time_limit_reaches_the_code_that_saves(trail: AuditTrail, patient: An
             return execute(sql, *more)
 
         patient.name = "Bob"
-        with db.connection.execute_wrapper(slow), pytest.raises(TooLateError):
+        with db.connection.execute_wrapper(slow), pytest.raises(TimeUp):
             patient.save()
     patient.refresh_from_db()
     assert patient.name == "Ann"

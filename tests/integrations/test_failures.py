@@ -1,12 +1,12 @@
 """What fails while an event of the application is recorded: what the application gets of it."""
 
 import asyncio
-import signal
 
 import anyio
 import pytest
 
 from fapilog.integrations._failures import logged
+from tests.doubles.alarms import alarming
 
 
 @pytest.mark.parametrize("error", [LookupError("s3cret"), asyncio.CancelledError("s3cret")])
@@ -26,16 +26,8 @@ def test_a_failure_is_logged_by_its_type(error: BaseException, caplog: pytest.Lo
 @pytest.mark.parametrize("kind", [LookupError, BaseException])
 def test_a_time_limit_is_raised(kind: type[BaseException], caplog: pytest.LogCaptureFixture) -> None:
     """The exception of a signal handler passes, whatever its class."""
-
-    def expire(*_: object) -> None:
-        raise kind
-
-    before = signal.signal(signal.SIGALRM, expire)
-    try:
-        with pytest.raises(kind), logged("this is not recorded"):
-            signal.raise_signal(signal.SIGALRM)
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    with alarming(kind) as expire, pytest.raises(kind), logged("this is not recorded"):
+        expire()
     assert not caplog.records
 
 

@@ -17,7 +17,7 @@ import pytest
 from fapilog import AuditEvent, AuditOutcome, AuditStorageError, AuditTrail
 from fapilog.context import audit_context
 from fapilog.core.sync import SyncAuditTrail
-from tests.doubles.alarms import TooLateError, alarming
+from tests.doubles.alarms import TimeUp, alarming
 from tests.doubles.databases import memory_engine
 
 if TYPE_CHECKING:
@@ -467,13 +467,13 @@ def test_a_time_limit_reaches_the_code_that_commits(
     with alarming() as expire, factory() as session:
         session.add_all([alice := User(name="alice"), User(name="bob")])
         monkeypatch.setattr(SyncAuditTrail, "log_event", interrupted)
-        with pytest.raises(TooLateError):
+        with pytest.raises(TimeUp):
             session.commit()
         assert (tried, len(stored(trail))) == (2, 1)
         # Our listener reads the old value.
         sa.event.listen(session, "do_orm_execute", lambda state: expire() if state.is_select else None)
         alice.name = "carol"
-        with pytest.raises(TooLateError):
+        with pytest.raises(TimeUp):
             session.commit()
     with factory() as session:
         assert session.get(User, 1).name == "alice"

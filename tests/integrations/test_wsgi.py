@@ -14,7 +14,7 @@ import pytest
 from fapilog import AuditTrail, current_audit_context
 from fapilog.core.sync import SyncAuditTrail
 from fapilog.integrations.wsgi import AuditMiddleware
-from tests.doubles.alarms import TooLateError, alarming
+from tests.doubles.alarms import TimeUp, alarming
 
 Start = Callable[..., object]
 Application = Callable[[dict[str, Any], Start], Iterable[bytes]]
@@ -213,5 +213,5 @@ def test_a_time_limit_reaches_the_server(trail: AuditTrail, monkeypatch: pytest.
     """The exception of a signal handler that arrives while the event of a request is stored is raised."""
     with alarming() as expire:
         monkeypatch.setattr(SyncAuditTrail, "log_event", lambda *_, **__: expire())
-        with pytest.raises(TooLateError):
+        with pytest.raises(TimeUp):
             call(AuditMiddleware(demo_app, trail=trail, log_requests=True))

@@ -19,7 +19,8 @@ import pytest
 from fapilog.tasks import background as background_module
 from fapilog.tasks.background import Background, Call, Job
 from fapilog.tasks.loops import Loop, without_loop
-from tests.doubles.interrupting import TimeUp, moments
+from tests.doubles.alarms import TimeUp
+from tests.doubles.interrupting import moments
 from tests.doubles.running_background import Running
 
 

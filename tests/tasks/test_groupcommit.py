@@ -21,7 +21,8 @@ from fapilog import AuditStorageError
 from fapilog.tasks import groupcommit
 from fapilog.tasks.groupcommit import GroupCommit
 from fapilog.tasks.loops import without_loop
-from tests.doubles.interrupting import TimeUp, interrupted_at, moments
+from tests.doubles.alarms import TimeUp
+from tests.doubles.interrupting import interrupted_at, moments
 
 
 class Disk:

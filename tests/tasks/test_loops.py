@@ -18,7 +18,8 @@ from fapilog.tasks import threads as threads_module
 from fapilog.tasks.loops import Loop, LoopClosedError, finished, is_without_loop, without_loop
 from fapilog.tasks.portal import run_in
 from fapilog.tasks.threads import in_thread
-from tests.doubles.interrupting import TimeUp, moments
+from tests.doubles.alarms import TimeUp
+from tests.doubles.interrupting import moments
 
 
 def closed_loop() -> Loop:

@@ -28,7 +28,7 @@ from fapilog import (
     alert_failed,
 )
 from fapilog.testing import RecordingDispatcher
-from tests.doubles.interrupting import Ended, TimeUp
+from tests.doubles.alarms import Ended, TimeUp
 
 
 class Alarm:
